@@ -1,0 +1,197 @@
+// Package queue is the bounded queue between a carrier and the readers of an entity:
+// a subscription's messages, a server's requests.
+package queue
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/postbus/postbus/internal/notify"
+	"github.com/postbus/postbus/transport"
+)
+
+// Queue holds deliveries until they are taken, within the bounds of its QoS. All
+// methods may be called concurrently. Make one with New.
+type Queue struct {
+	qos      transport.QoS
+	depth    int
+	watchers notify.List
+	// wake has a token while there may be something for a waiting Pop to take.
+	wake chan struct{}
+	// done is closed by Close.
+	done chan struct{}
+
+	mu      sync.Mutex
+	ring    []transport.Delivery // grows up to depth; ring[head] is the oldest
+	head    int
+	count   int
+	bytes   int // of the bodies held
+	dropped uint64
+	closed  bool
+}
+
+// New returns an empty queue.
+func New(qos transport.QoS) *Queue {
+	q := &Queue{qos: qos, depth: qos.Depth, wake: make(chan struct{}, 1), done: make(chan struct{})}
+	if q.depth <= 0 {
+		q.depth = transport.DefaultDepth
+	}
+	if qos.KeepAll {
+		q.depth = transport.KeepAllMessages
+	}
+	return q
+}
+
+// Push adds a delivery, unless the queue is closed, and reports whether nothing was
+// dropped for it: not the oldest to make room, nor, in a queue that keeps all and is full,
+// the new one.
+func (q *Queue) Push(d transport.Delivery) bool {
+	q.mu.Lock()
+	if q.closed {
+		q.mu.Unlock()
+		return true
+	}
+	size := len(d.Message.Body)
+	full := q.count == q.depth
+	if q.qos.KeepAll {
+		full = full || q.bytes+size > transport.KeepAllBytes
+	}
+	var gone transport.Delivery
+	if full {
+		q.dropped++
+		if q.qos.KeepAll {
+			q.mu.Unlock()
+			d.Term("queue full")
+			return false
+		}
+		gone = q.takeLocked()
+	}
+	if q.count == len(q.ring) {
+		q.growLocked()
+	}
+	q.ring[(q.head+q.count)%len(q.ring)] = d
+	q.count++
+	q.bytes += size
+	q.mu.Unlock()
+
+	if full {
+		gone.Term("pushed out of the queue by a newer message")
+	}
+	q.signal()
+	q.watchers.Notify()
+	return !full
+}
+
+// TryPop takes the oldest delivery that is not too old; ok is false when there is none.
+func (q *Queue) TryPop() (d transport.Delivery, ok bool) {
+	for {
+		q.mu.Lock()
+		if q.count == 0 {
+			q.mu.Unlock()
+			return transport.Delivery{}, false
+		}
+		d = q.takeLocked()
+		tooOld := q.tooOld(d.Message)
+		if tooOld {
+			q.dropped++
+		}
+		more := q.count > 0
+		q.mu.Unlock()
+		if !tooOld {
+			if more {
+				q.signal() // the token may have been taken for this one: pass it on
+			}
+			return d, true
+		}
+		d.Term("older than its lifespan")
+	}
+}
+
+// Pop is TryPop that waits until there is a delivery. It returns transport.ErrClosed
+// when the queue is closed and empty, and transport.ContextError when ctx ends.
+func (q *Queue) Pop(ctx context.Context) (transport.Delivery, error) {
+	for {
+		if d, ok := q.TryPop(); ok {
+			return d, nil
+		}
+		select {
+		case <-q.wake:
+		case <-q.done:
+			// What was pushed before the close is still there to take.
+			if d, ok := q.TryPop(); ok {
+				return d, nil
+			}
+			return transport.Delivery{}, transport.ErrClosed
+		case <-ctx.Done():
+			return transport.Delivery{}, transport.ContextError(ctx)
+		}
+	}
+}
+
+// Ready reports whether Pop would return at once: there is something to take, or the
+// queue is closed.
+func (q *Queue) Ready() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.count > 0 || q.closed
+}
+
+// Watch has wake called after every Push and after Close, until stop is called. See
+// notify.List.
+func (q *Queue) Watch(wake func()) (stop func()) { return q.watchers.Watch(wake) }
+
+// Dropped returns how many deliveries were dropped: pushed out, refused or too old.
+func (q *Queue) Dropped() uint64 {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.dropped
+}
+
+// Close makes Pop return once the queue is empty, and further Pushes do nothing.
+func (q *Queue) Close() {
+	q.mu.Lock()
+	if q.closed {
+		q.mu.Unlock()
+		return
+	}
+	q.closed = true
+	q.mu.Unlock()
+	close(q.done)
+	q.watchers.Notify()
+}
+
+func (q *Queue) signal() {
+	select {
+	case q.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (q *Queue) tooOld(m *transport.Message) bool {
+	// A request past its deadline is not dropped here: its server still owes an answer.
+	expires := m.Kind == transport.TopicMessage && !m.Deadline.IsZero()
+	if q.qos.Lifespan == 0 && !expires {
+		return false
+	}
+	now := time.Now()
+	return expires && m.Expired(now) ||
+		q.qos.Lifespan > 0 && now.Sub(m.Info.SourceTime) > q.qos.Lifespan
+}
+
+func (q *Queue) takeLocked() transport.Delivery {
+	d := q.ring[q.head]
+	q.ring[q.head] = transport.Delivery{} // let go of the message
+	q.head = (q.head + 1) % len(q.ring)
+	q.count--
+	q.bytes -= len(d.Message.Body)
+	return d
+}
+
+func (q *Queue) growLocked() {
+	size := min(max(2*len(q.ring), 4), q.depth)
+	ring := make([]transport.Delivery, size)
+	n := copy(ring, q.ring[q.head:])
+	copy(ring[n:], q.ring[:q.head])
+	q.ring, q.head = ring, 0
+}

@@ -1,0 +1,123 @@
+package transport
+
+import (
+	"context"
+	"errors"
+	"fmt"
+)
+
+// The conditions a program can tell apart with errors.Is. Errors that wrap them
+// say what happened, where, and what to do.
+var (
+	// ErrClosed is returned for any use of a node or entity after its Close.
+	ErrClosed = errors.New("closed")
+
+	// ErrTimeout says that an answer or event did not come in time. Errors that
+	// wrap it because a context ended also wrap the context's error.
+	ErrTimeout = errors.New("timeout")
+
+	// ErrNoResponder says that nobody serves the service that was called. Only
+	// carriers that can know return it, at once; over others such a call ends
+	// with ErrTimeout.
+	ErrNoResponder = errors.New("no responder")
+
+	// ErrUndeliverable says that a recipient does not exist or cannot be
+	// reached for good: the next hop refused the recipient, or a bounce came back.
+	ErrUndeliverable = errors.New("undeliverable")
+
+	// ErrRefused says that the next hop refused the sender or the message for
+	// good: authentication, policy or content.
+	ErrRefused = errors.New("refused")
+
+	// ErrTooLarge says that a message is over a size limit, the node's own
+	// (Options.MaxBody) or one the next hop has stated.
+	ErrTooLarge = errors.New("message too large")
+
+	// ErrNotSupported says that the carrier in use cannot do what was asked.
+	ErrNotSupported = errors.New("not supported by this carrier")
+
+	// ErrInvalidName is wrapped by the errors of [ValidateName] and [ValidatePattern].
+	ErrInvalidName = errors.New("invalid name")
+
+	// ErrInvalidHeader is wrapped by the errors of [Header.Validate].
+	ErrInvalidHeader = errors.New("invalid header")
+)
+
+// ContextError returns the error of an operation that ended because ctx did: it wraps
+// ctx.Err() and, if a deadline has passed, ErrTimeout.
+func ContextError(ctx context.Context) error {
+	err := ctx.Err()
+	if errors.Is(err, context.DeadlineExceeded) {
+		return fmt.Errorf("%w: %w", ErrTimeout, err)
+	}
+	return err
+}
+
+// Outcome says what is known about a message whose Send failed.
+type Outcome uint8
+
+const (
+	// Temporary: certainly not sent; trying again later may succeed.
+	Temporary Outcome = iota + 1
+	// Permanent: certainly not sent; trying again will fail again.
+	Permanent
+	// Unknown: the connection was lost after the message was handed over; it may
+	// or may not have been taken. Sending the same message (same ID) again is
+	// safe where receivers drop duplicates.
+	Unknown
+)
+
+// String returns "temporary", "permanent" or "unknown".
+func (o Outcome) String() string {
+	switch o {
+	case Temporary:
+		return "temporary"
+	case Permanent:
+		return "permanent"
+	case Unknown:
+		return "unknown"
+	}
+	return fmt.Sprintf("outcome(%d)", uint8(o))
+}
+
+// SendError is the error of a message that could not be handed to the next hop.
+type SendError struct {
+	// Name is the topic or service of the message.
+	Name string
+	// Outcome says whether to try again, and whether it may have been sent.
+	Outcome Outcome
+	// Code is the next hop's reply code (for SMTP three digits, RFC 5321 section
+	// 4.2), or 0 when there was none.
+	Code int
+	// Err is the cause. It wraps one of the Err values above where one applies.
+	Err error
+}
+
+// Error implements error.
+func (e *SendError) Error() string {
+	switch e.Outcome {
+	case Unknown:
+		return fmt.Sprintf("send %s: outcome unknown: %v", e.Name, e.Err)
+	case Temporary:
+		return fmt.Sprintf("send %s: not sent, try again later: %v", e.Name, e.Err)
+	default:
+		return fmt.Sprintf("send %s: not sent: %v", e.Name, e.Err)
+	}
+}
+
+// Unwrap returns the cause.
+func (e *SendError) Unwrap() error { return e.Err }
+
+// RemoteError is an error that the other side of a service answered with. Servers
+// return it from handlers to choose the code; clients get it from calls.
+type RemoteError struct {
+	// Code classifies the error; package service names the codes it uses itself.
+	Code int
+	// Text says what went wrong, for people. It travels as the body of the answer.
+	Text string
+}
+
+// Error implements error.
+func (e *RemoteError) Error() string {
+	return fmt.Sprintf("remote error %d: %s", e.Code, e.Text)
+}

@@ -1,0 +1,78 @@
+package transport
+
+import (
+	"strconv"
+	"strings"
+)
+
+// ID is a Message-ID (RFC 5322 section 3.6.4) without its angle brackets. It is
+// comparable; the zero ID means "none".
+//
+// The IDs of postbus are made of the sending entity's GID, the message's sequence
+// number and a host: "sequence.gid@host". So an ID is fixed before the first try
+// to send, is the same in every retry, and an answer that names it (In-Reply-To)
+// leads back to the client and the call, even when a person wrote the answer.
+// IDs of other origin are kept as they are.
+type ID struct {
+	gid GID
+	seq uint64
+	// rest is the host of an ID of ours (gid is not zero), or a whole foreign ID.
+	rest string
+}
+
+// NewID returns the ID of message number seq of the entity gid, sent from host.
+// gid must not be zero; host must be fit for the right side of a Message-ID, such
+// as a domain name.
+func NewID(gid GID, seq uint64, host string) ID {
+	return ID{gid: gid, seq: seq, rest: host}
+}
+
+// ParseID reads a Message-ID, with or without angle brackets. Any text is
+// accepted: what does not have the form of our own IDs is foreign.
+func ParseID(s string) ID {
+	s = strings.TrimSpace(s)
+	if strings.HasPrefix(s, "<") && strings.HasSuffix(s, ">") {
+		s = s[1 : len(s)-1]
+	}
+	left, host, ok := strings.Cut(s, "@")
+	number, gidText, ok2 := strings.Cut(left, ".")
+	if !ok || !ok2 || host == "" {
+		return ID{rest: s}
+	}
+	seq, err := strconv.ParseUint(number, 10, 64)
+	if err != nil {
+		return ID{rest: s}
+	}
+	gid, err := ParseGID(gidText)
+	if err != nil || gid.IsZero() {
+		return ID{rest: s}
+	}
+	// Only the canonical form is ours, so that String gives back what was read.
+	if id := NewID(gid, seq, host); id.String() == s {
+		return id
+	}
+	return ID{rest: s}
+}
+
+// IsZero reports whether id is the zero ID.
+func (id ID) IsZero() bool { return id == ID{} }
+
+// Origin returns the GID of the sending entity and its sequence number, if id has
+// the form of our own IDs.
+func (id ID) Origin() (gid GID, seq uint64, ok bool) {
+	return id.gid, id.seq, !id.gid.IsZero()
+}
+
+// String returns the ID without angle brackets, as ParseID reads it.
+func (id ID) String() string {
+	if id.gid.IsZero() {
+		return id.rest
+	}
+	b := make([]byte, 0, 20+1+32+1+len(id.rest))
+	b = strconv.AppendUint(b, id.seq, 10)
+	b = append(b, '.')
+	b = id.gid.appendText(b)
+	b = append(b, '@')
+	b = append(b, id.rest...)
+	return string(b)
+}

@@ -1,0 +1,155 @@
+package transport
+
+import (
+	"fmt"
+	"time"
+)
+
+// Kind says what a message is for.
+type Kind uint8
+
+const (
+	// TopicMessage is a message published to a topic.
+	TopicMessage Kind = iota + 1
+	// Request asks a service for an answer.
+	Request
+	// Response answers a request with a result.
+	Response
+	// ErrorResponse answers a request with a [RemoteError].
+	ErrorResponse
+)
+
+// String returns "topic message", "request", "response" or "error response".
+func (k Kind) String() string {
+	switch k {
+	case TopicMessage:
+		return "topic message"
+	case Request:
+		return "request"
+	case Response:
+		return "response"
+	case ErrorResponse:
+		return "error response"
+	}
+	return fmt.Sprintf("kind(%d)", uint8(k))
+}
+
+// Message is one message with its metadata. A received message is shared by all
+// its receivers in the process: treat it, with Body and Header, as read-only.
+type Message struct {
+	// Kind says whether this is a topic message, a request or an answer.
+	Kind Kind
+	// Name is the topic or service.
+	Name string
+	// Body is the payload, byte for byte as published. It may be empty. For an
+	// ErrorResponse it is empty; the text is in Error.
+	Body []byte
+	// ContentType is the media type of Body (RFC 2045 section 5.1) as the sender
+	// declared it, or "" if it did not.
+	ContentType string
+	// Header holds the application's own header fields.
+	Header Header
+	// Info says who sent the message, and when.
+	Info Info
+
+	// ID is the Message-ID. A zero ID is filled in by Node.Send.
+	ID ID
+	// InReplyTo is, in answers, the ID of the request.
+	InReplyTo ID
+	// From is the address of the sender in the carrier's terms. It is set by the
+	// receiving carrier.
+	From string
+	// ReplyTo is where an answer to a request goes: an address that is opaque to
+	// all but the carrier that set it on receiving the request.
+	ReplyTo string
+	// To lists the recipients in the carrier's terms. When it is empty Node.Send
+	// fills it in from the node's routes; when no route matches it stays empty,
+	// and the carrier sends to its default recipients.
+	To []string
+	// Deadline is when the message stops being of use to its sender: the end of
+	// a topic message's lifespan, or the time until which a caller waits. It is
+	// an absolute time on the sender's clock; zero means none.
+	Deadline time.Time
+	// Error is the error that an ErrorResponse carries, and nil otherwise.
+	Error *RemoteError
+}
+
+// Expired reports whether the message has a deadline and it is before now.
+func (m *Message) Expired(now time.Time) bool {
+	return !m.Deadline.IsZero() && m.Deadline.Before(now)
+}
+
+// Caller returns the client that an answer is for, and the client's number of the
+// request: as the answer itself says or, if it does not (a person wrote it), as the
+// ID that it replies to says. It returns false if neither does, or if they
+// contradict each other.
+func (m *Message) Caller() (client GID, sequence uint64, ok bool) {
+	client, sequence, ok = m.InReplyTo.Origin()
+	if m.Info.ClientGID.IsZero() {
+		return client, sequence, ok
+	}
+	if ok && (client != m.Info.ClientGID || sequence != m.Info.RequestSequence) {
+		return GID{}, 0, false
+	}
+	return m.Info.ClientGID, m.Info.RequestSequence, true
+}
+
+// Info is the metadata of a message. Times have nanosecond precision.
+type Info struct {
+	// SourceTime is when the message was published, by the sender's clock.
+	SourceTime time.Time
+	// ReceivedTime is when it was received, by the receiver's clock; zero in
+	// messages that are being sent.
+	ReceivedTime time.Time
+	// PublisherGID identifies the sending entity: a topic message's publisher, a
+	// request's client, an answer's server. Zero if unknown.
+	PublisherGID GID
+	// Sequence counts the messages of the sending entity from 1. Zero if unknown.
+	Sequence uint64
+	// ClientGID identifies, in requests and answers, the calling client.
+	ClientGID GID
+	// RequestSequence is, in requests and answers, the client's number of the request.
+	RequestSequence uint64
+}
+
+// Delivery is a message on its way up from a carrier, with the means to tell the
+// carrier what became of it. Exactly one of Ack, Nack and Term should be called;
+// they are safe to call on deliveries of carriers that do not track them.
+type Delivery struct {
+	// Message is the message. It is never nil.
+	Message *Message
+	// Settler hears what became of the message. It is nil where the carrier does
+	// not track deliveries.
+	Settler Settler
+}
+
+// Settler is implemented by carriers that keep a message until it is settled.
+type Settler interface {
+	// Ack: the message has been handled.
+	Ack()
+	// Nack: the message has not been handled; deliver it again after delay.
+	Nack(delay time.Duration)
+	// Term: the message cannot be handled; do not deliver it again.
+	Term(reason string)
+}
+
+// Ack says that the message has been handled.
+func (d Delivery) Ack() {
+	if d.Settler != nil {
+		d.Settler.Ack()
+	}
+}
+
+// Nack asks for the message to be delivered again after delay.
+func (d Delivery) Nack(delay time.Duration) {
+	if d.Settler != nil {
+		d.Settler.Nack(delay)
+	}
+}
+
+// Term says that the message cannot be handled and why; it is not delivered again.
+func (d Delivery) Term(reason string) {
+	if d.Settler != nil {
+		d.Settler.Term(reason)
+	}
+}

@@ -1,0 +1,263 @@
+package transport
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"time"
+)
+
+// DefaultMaxBody is the largest body that a node sends unless it is told otherwise.
+// Base64 makes it about 22 MiB on the wire.
+const DefaultMaxBody = 16 << 20
+
+// Options are the options of a node. The zero value is useful.
+type Options struct {
+	// Logger hears what happens in the background. Nil means slog.Default().
+	Logger *slog.Logger
+	// Routes give messages their recipients by name; messages that none matches go
+	// to the carrier's default recipients.
+	Routes Routes
+	// MaxBody is the largest body to send, in bytes; zero means DefaultMaxBody. A
+	// carrier can have a lower limit.
+	MaxBody int
+}
+
+// Node is one participant: it owns a carrier, and gives the entities of packages
+// pubsub and service what they need of it. All methods may be called concurrently.
+type Node struct {
+	carrier Carrier
+	routes  Routes
+	maxBody int
+	logger  *slog.Logger
+	host    string // right side of the IDs of this node's messages
+
+	mu       sync.Mutex
+	state    nodeState
+	attached map[*attachment]struct{}
+	inFlight int           // calls of Send
+	idle     chan struct{} // closed when inFlight is zero; nil unless Close waits
+	closed   chan struct{} // closed when Close has done its work
+	closeErr error         // result of the Close that did the work; read after closed
+}
+
+type nodeState uint8
+
+const (
+	open     nodeState = iota
+	draining           // no new interests, handlers work off what has arrived
+	closing            // no new messages
+)
+
+// attachment is one interest of an entity.
+type attachment struct {
+	sink Sink
+	stop func()
+}
+
+// Sink is the upper end of an interest: the queue of an entity.
+type Sink interface {
+	// Deliver takes a delivery. It does not block.
+	Deliver(Delivery)
+	// Drain is called by Node.Close when nothing is delivered any more. It makes
+	// waiting readers return and waits, until ctx ends, for handlers to work off
+	// what has been delivered; they may still send.
+	Drain(ctx context.Context) error
+}
+
+// NewNode returns a node that owns the carrier from now on. It fails, and closes the
+// carrier, when the options are invalid. A nil options means the zero Options.
+func NewNode(carrier Carrier, options *Options) (*Node, error) {
+	var o Options
+	if options != nil {
+		o = *options
+	}
+	if o.MaxBody == 0 {
+		o.MaxBody = DefaultMaxBody
+	}
+	if o.Logger == nil {
+		o.Logger = slog.Default()
+	}
+	err := o.Routes.Validate()
+	if o.MaxBody < 0 {
+		err = errors.Join(err, fmt.Errorf("MaxBody is %d, it can't be negative", o.MaxBody))
+	}
+	if err != nil {
+		// Nothing has been sent or received yet: there is nothing to wait for.
+		return nil, errors.Join(fmt.Errorf("node options: %w", err), carrier.Close(context.Background()))
+	}
+	address := carrier.Address()
+	return &Node{
+		carrier:  carrier,
+		routes:   o.Routes,
+		maxBody:  o.MaxBody,
+		logger:   o.Logger,
+		host:     address[strings.LastIndexByte(address, '@')+1:],
+		attached: make(map[*attachment]struct{}),
+		closed:   make(chan struct{}),
+	}, nil
+}
+
+// Logger returns the logger of the node, never nil.
+func (n *Node) Logger() *slog.Logger { return n.logger }
+
+// Send checks a message, completes it and hands it to the carrier. It fills in a
+// zero ID from PublisherGID and Sequence, a zero SourceTime with the current time, and empty
+// recipients from the routes. m belongs to the carrier from then on; m.Body is
+// borrowed until Send returns.
+//
+// It returns nil when the next hop has durably taken the message. Errors: those of
+// ValidateName and Header.Validate, ErrTooLarge, ErrClosed, and the carrier's
+// [*SendError].
+func (n *Node) Send(ctx context.Context, m *Message) error {
+	if err := n.complete(m); err != nil {
+		return err
+	}
+	if err := n.begin(); err != nil {
+		return fmt.Errorf("send %s: %w", m.Name, err)
+	}
+	defer n.end()
+	return n.carrier.Send(ctx, m)
+}
+
+// complete validates m and fills in what is the node's to say.
+func (n *Node) complete(m *Message) error {
+	if err := ValidateName(m.Name); err != nil {
+		return err
+	}
+	if m.Header != nil {
+		if err := m.Header.Validate(); err != nil {
+			return fmt.Errorf("send %s: %w", m.Name, err)
+		}
+	}
+	size := len(m.Body)
+	if m.Error != nil {
+		size = len(m.Error.Text)
+	}
+	if size > n.maxBody {
+		return fmt.Errorf("send %s: %w: the body has %d bytes, this node's limit is %d", m.Name, ErrTooLarge, size, n.maxBody)
+	}
+	if m.Info.SourceTime.IsZero() {
+		m.Info.SourceTime = time.Now()
+	}
+	if m.ID.IsZero() {
+		m.ID = NewID(m.Info.PublisherGID, m.Info.Sequence, n.host)
+	}
+	if len(m.To) == 0 {
+		m.To = n.routes.Recipients(m.Name)
+	}
+	return nil
+}
+
+func (n *Node) begin() error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.state == closing {
+		return fmt.Errorf("node is %w", ErrClosed)
+	}
+	n.inFlight++
+	return nil
+}
+
+func (n *Node) end() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.inFlight--
+	if n.inFlight == 0 && n.idle != nil {
+		close(n.idle)
+		n.idle = nil
+	}
+}
+
+// Receive states an interest on behalf of an entity: sink gets what matches it until
+// stop is called or the node is closed. Errors: those of ValidatePattern, ErrClosed,
+// and the carrier's.
+func (n *Node) Receive(interest Interest, sink Sink) (stop func(), err error) {
+	if interest.Kind != Response {
+		if err := ValidatePattern(interest.Name); err != nil {
+			return nil, err
+		}
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.state != open {
+		return nil, fmt.Errorf("receive %s: node is %w", interest.Name, ErrClosed)
+	}
+	a := &attachment{sink: sink}
+	if a.stop, err = n.carrier.Receive(interest, sink.Deliver); err != nil {
+		return nil, fmt.Errorf("receive %s: %w", interest.Name, err)
+	}
+	n.attached[a] = struct{}{}
+	return sync.OnceFunc(func() {
+		n.mu.Lock()
+		delete(n.attached, a)
+		n.mu.Unlock()
+		a.stop()
+	}), nil
+}
+
+// Close drains the node and closes its carrier: it ends all interests, lets handlers
+// work off what has arrived and send their answers, waits for the messages being
+// sent, and releases everything. Entities of the node then return ErrClosed.
+//
+// When ctx ends first, Close gives up what is left, releases everything all the same and
+// returns an error that wraps ctx.Err(). A second Close waits for the first and
+// returns its result.
+func (n *Node) Close(ctx context.Context) error {
+	n.mu.Lock()
+	if n.state != open {
+		n.mu.Unlock()
+		select {
+		case <-n.closed:
+			return n.closeErr
+		case <-ctx.Done():
+			return fmt.Errorf("close node: %w", ctx.Err())
+		}
+	}
+	n.state = draining
+	attached := n.attached
+	n.attached = make(map[*attachment]struct{})
+	n.mu.Unlock()
+
+	err := drain(ctx, attached)
+
+	n.mu.Lock()
+	n.state = closing
+	var idle chan struct{}
+	if n.inFlight > 0 {
+		idle = make(chan struct{})
+		n.idle = idle
+	}
+	n.mu.Unlock()
+	if idle != nil {
+		select {
+		case <-idle:
+		case <-ctx.Done():
+			err = errors.Join(err, fmt.Errorf("messages are still being sent: %w", ctx.Err()))
+		}
+	}
+	if err = errors.Join(err, n.carrier.Close(ctx)); err != nil {
+		n.closeErr = fmt.Errorf("close node: %w", err)
+	}
+	close(n.closed)
+	return n.closeErr
+}
+
+// drain ends the interests and waits for their sinks.
+func drain(ctx context.Context, attached map[*attachment]struct{}) error {
+	for a := range attached {
+		a.stop()
+	}
+	errs := make(chan error, len(attached))
+	for a := range attached {
+		go func() { errs <- a.sink.Drain(ctx) }()
+	}
+	var err error
+	for range attached {
+		err = errors.Join(err, <-errs)
+	}
+	return err
+}
