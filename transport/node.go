@@ -54,6 +54,7 @@ const (
 
 // attachment is one interest of an entity.
 type attachment struct {
+	kind Kind
 	sink Sink
 	stop func()
 }
@@ -186,7 +187,7 @@ func (n *Node) Receive(interest Interest, sink Sink) (stop func(), err error) {
 	if n.state != open {
 		return nil, fmt.Errorf("receive %s: node is %w", interest.Name, ErrClosed)
 	}
-	a := &attachment{sink: sink}
+	a := &attachment{kind: interest.Kind, sink: sink}
 	if a.stop, err = n.carrier.Receive(interest, sink.Deliver); err != nil {
 		return nil, fmt.Errorf("receive %s: %w", interest.Name, err)
 	}
@@ -218,11 +219,20 @@ func (n *Node) Close(ctx context.Context) error {
 		}
 	}
 	n.state = draining
-	attached := n.attached
-	n.attached = make(map[*attachment]struct{})
+	var receivers, callers []*attachment
+	for a := range n.attached {
+		if a.kind == Response {
+			callers = append(callers, a)
+		} else {
+			receivers = append(receivers, a)
+		}
+	}
+	clear(n.attached)
 	n.mu.Unlock()
 
-	err := drain(ctx, attached)
+	// Handlers that are working off what has arrived may still call services, so
+	// the clients are drained after them.
+	err := errors.Join(drain(ctx, receivers), drain(ctx, callers))
 
 	n.mu.Lock()
 	n.state = closing
@@ -247,12 +257,12 @@ func (n *Node) Close(ctx context.Context) error {
 }
 
 // drain ends the interests and waits for their sinks.
-func drain(ctx context.Context, attached map[*attachment]struct{}) error {
-	for a := range attached {
+func drain(ctx context.Context, attached []*attachment) error {
+	for _, a := range attached {
 		a.stop()
 	}
 	errs := make(chan error, len(attached))
-	for a := range attached {
+	for _, a := range attached {
 		go func() { errs <- a.sink.Drain(ctx) }()
 	}
 	var err error

@@ -1,0 +1,72 @@
+package pubsub
+
+import (
+	"context"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/postbus/postbus/transport"
+)
+
+// Publisher publishes messages to a topic. Its methods may be called concurrently.
+// Make one with NewPublisher; it holds nothing that needs to be released.
+type Publisher struct {
+	node     *transport.Node
+	name     string
+	gid      transport.GID
+	lifespan time.Duration
+	sequence atomic.Uint64
+}
+
+// NewPublisher returns a publisher for the topic called name. Errors: those of
+// transport.ValidateName.
+func NewPublisher(node *transport.Node, name string, options ...PublisherOption) (*Publisher, error) {
+	if err := transport.ValidateName(name); err != nil {
+		return nil, fmt.Errorf("publisher: %w", err)
+	}
+	p := &Publisher{node: node, name: name, gid: transport.NewGID()}
+	for _, o := range options {
+		o.publisher(p)
+	}
+	return p, nil
+}
+
+// Name returns the name of the topic.
+func (p *Publisher) Name() string { return p.name }
+
+// GID returns the identity of the publisher, which receivers find in
+// Info.PublisherGID.
+func (p *Publisher) GID() transport.GID { return p.gid }
+
+// Publish sends a message to all subscriptions of the topic. It returns nil when the
+// next hop has durably taken the message, however many subscriptions there are. body
+// is free for other use when Publish has returned.
+//
+// Messages are numbered from 1 in the order of the calls (Info.Sequence). A call that
+// fails uses up its number: to subscriptions it looks like a message lost.
+//
+// Errors are those of [transport.Node.Send]: a [*transport.SendError] says whether
+// trying again can help and whether the message may be on its way.
+func (p *Publisher) Publish(ctx context.Context, body []byte, options ...transport.MessageOption) error {
+	m := &transport.Message{
+		Kind: transport.TopicMessage,
+		Name: p.name,
+		Body: body,
+		Info: transport.Info{
+			SourceTime:   time.Now(),
+			PublisherGID: p.gid,
+			Sequence:     p.sequence.Add(1),
+		},
+	}
+	for _, o := range options {
+		o(m)
+	}
+	if p.lifespan > 0 {
+		m.Deadline = m.Info.SourceTime.Add(p.lifespan)
+	}
+	if err := p.node.Send(ctx, m); err != nil {
+		return fmt.Errorf("publish: %w", err)
+	}
+	return nil
+}

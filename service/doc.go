@@ -1,0 +1,48 @@
+// Package service has the ends of a request/response service: clients and servers.
+//
+//	client, err := service.NewClient(node, "/add_two_ints")
+//	answer, err := client.Call(ctx, request)
+//
+//	server, err := service.NewServer(node, "/add_two_ints")
+//	err = server.Handle(func(ctx context.Context, request *transport.Message) ([]byte, error) { … })
+//
+// Every call has one outcome. A request that reaches a server gets one answer: a
+// result, or an error with a code and a text, also when the handler panics or the
+// request can't be decoded. The client gets an error answer as a
+// [*transport.RemoteError]. A call whose answer does not come by its deadline fails
+// with transport.ErrTimeout; where the carrier can know that nobody serves the name,
+// it fails at once with transport.ErrNoResponder. An answer that comes too late, or a
+// second time, is dropped and counted.
+//
+// The deadline of a call is that of its context, or [DefaultTimeout] from the call. It
+// travels in the request, so that servers can give up in time; the clocks of both
+// sides should agree. Any number of calls can be under way at once, and their answers
+// may come in any order: each call gets its own, since calls are told apart by the
+// client's GID and a number.
+//
+// Several servers of one name all get each request; the first answer to arrive counts.
+package service
+
+import "time"
+
+// DefaultTimeout is how long a call waits for its answer when its context has no
+// deadline.
+const DefaultTimeout = time.Minute
+
+// MaxOutstanding is how many calls of one client can be under way, or answered and
+// not yet collected, at once.
+const MaxOutstanding = 1 << 16
+
+// The codes of the errors that this package itself answers with. They are those of
+// HTTP with the same meaning. Handlers choose their own with a
+// [*transport.RemoteError].
+const (
+	// CodeBadRequest: the request could not be decoded.
+	CodeBadRequest = 400
+	// CodeError: the handler failed. The text is that of its error.
+	CodeError = 500
+	// CodePanic: the handler panicked, or returned without an answer.
+	CodePanic = 502
+	// CodeDeadline: the deadline of the request had passed before there was a result.
+	CodeDeadline = 504
+)

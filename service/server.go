@@ -1,0 +1,248 @@
+package service
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"sync/atomic"
+	"time"
+
+	"github.com/postbus/postbus/internal/queue"
+	"github.com/postbus/postbus/transport"
+)
+
+// DefaultConcurrency is how many requests a handler works on at once unless it is
+// told otherwise.
+const DefaultConcurrency = 64
+
+// answerTimeout bounds the sending of an answer by Handle: the request's own deadline may
+// have passed by then.
+const answerTimeout = 30 * time.Second
+
+// ErrAnswered is returned for a second answer to a request.
+var ErrAnswered = errors.New("request is answered already")
+
+// Server answers the requests of a service. Its methods may be called concurrently;
+// each request goes to one of several concurrent readers. Make one with NewServer and
+// Close it when done, unless its node is closed anyway.
+type Server struct {
+	node        *transport.Node
+	name        string
+	gid         transport.GID
+	inbox       *queue.Inbox
+	concurrency int
+	sequence    atomic.Uint64
+}
+
+// ServerOption is an option of NewServer.
+type ServerOption func(*Server)
+
+// Concurrency lets Handle work on at most n requests at once; n below 1 counts as 1.
+// The default is DefaultConcurrency.
+func Concurrency(n int) ServerOption {
+	return func(s *Server) { s.concurrency = max(n, 1) }
+}
+
+// NewServer returns a server of the service called name, or of all services that name
+// stands for as a pattern (see transport.ValidatePattern). Requests wait in a queue
+// with the bounds of transport.QoS.KeepAll. Errors: those of transport.Node.Receive.
+func NewServer(node *transport.Node, name string, options ...ServerOption) (*Server, error) {
+	s := &Server{node: node, name: name, gid: transport.NewGID(), concurrency: DefaultConcurrency}
+	for _, o := range options {
+		o(s)
+	}
+	var err error
+	s.inbox, err = queue.Attach(node, transport.Interest{Kind: transport.Request, Name: name}, transport.QoS{KeepAll: true})
+	if err != nil {
+		return nil, fmt.Errorf("server: %w", err)
+	}
+	return s, nil
+}
+
+// Name returns the name or name pattern of the service.
+func (s *Server) Name() string { return s.name }
+
+// GID returns the identity of the server.
+func (s *Server) GID() transport.GID { return s.gid }
+
+// Request is a received request. Whoever takes it owes it one answer, by Respond or
+// RespondError.
+type Request struct {
+	*transport.Message
+	server   *Server
+	delivery transport.Delivery
+	answered atomic.Bool
+}
+
+// Next waits for a request and takes it. It returns an error that wraps
+// transport.ErrClosed when the server or its node is closed and no request is left, and one
+// like transport.ContextError when ctx ends.
+func (s *Server) Next(ctx context.Context) (*Request, error) {
+	d, err := s.inbox.Pop(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("server %s: %w", s.name, err)
+	}
+	return s.request(d), nil
+}
+
+// TryNext takes a request if there is one, without waiting.
+func (s *Server) TryNext() (*Request, bool) {
+	d, ok := s.inbox.TryPop()
+	if !ok {
+		return nil, false
+	}
+	return s.request(d), true
+}
+
+func (s *Server) request(d transport.Delivery) *Request {
+	return &Request{Message: d.Message, server: s, delivery: d}
+}
+
+// Respond answers the request with a result. It returns nil when the next hop has
+// durably taken the answer; errors are ErrAnswered and those of
+// [transport.Node.Send]. After an error of Send the request can be answered again.
+func (r *Request) Respond(ctx context.Context, body []byte, options ...transport.MessageOption) error {
+	return r.respond(ctx, &transport.Message{Kind: transport.Response, Body: body}, options)
+}
+
+// RespondError answers the request with an error: with the code and text of a
+// [*transport.RemoteError] that err wraps, or else with CodeError, or CodeDeadline
+// for a context's deadline, and the text of err. Errors are those of Respond.
+func (r *Request) RespondError(ctx context.Context, err error, options ...transport.MessageOption) error {
+	var remote *transport.RemoteError
+	switch {
+	case errors.As(err, &remote):
+	case errors.Is(err, context.DeadlineExceeded):
+		remote = &transport.RemoteError{Code: CodeDeadline, Text: err.Error()}
+	default:
+		remote = &transport.RemoteError{Code: CodeError, Text: err.Error()}
+	}
+	return r.respond(ctx, &transport.Message{Kind: transport.ErrorResponse, Error: remote}, options)
+}
+
+// respond completes an answer and sends it.
+func (r *Request) respond(ctx context.Context, m *transport.Message, options []transport.MessageOption) error {
+	if r.answered.Swap(true) {
+		return fmt.Errorf("answer %s: %w", r.Name, ErrAnswered)
+	}
+	s := r.server
+	m.Name = r.Name
+	m.InReplyTo = r.ID
+	m.To = []string{r.ReplyTo}
+	m.Info = transport.Info{
+		SourceTime:      time.Now(),
+		PublisherGID:    s.gid,
+		Sequence:        s.sequence.Add(1),
+		ClientGID:       r.Info.ClientGID,
+		RequestSequence: r.Info.RequestSequence,
+	}
+	for _, o := range options {
+		o(m)
+	}
+	if err := s.node.Send(ctx, m); err != nil {
+		r.answered.Store(false)
+		return fmt.Errorf("answer: %w", err)
+	}
+	r.delivery.Ack()
+	return nil
+}
+
+// Handler answers requests: the bytes it returns are the result, an error makes an
+// error answer, as RespondError does. The context ends at the request's deadline, when
+// the server is closed, or when the Close of its node runs out of time.
+type Handler func(ctx context.Context, request *transport.Message) ([]byte, error)
+
+// Handle has every request answered by a handler, several at once (see Concurrency),
+// in goroutines of the server's own until it is closed. Each request gets an answer: a
+// handler that panics makes one with CodePanic, and a request whose deadline has passed
+// on arrival gets one with CodeDeadline without reaching the handler. A server can have one
+// handler; a second Handle returns an error.
+func (s *Server) Handle(handler Handler) error {
+	return s.handle(func(ctx context.Context, m *transport.Message) ([]byte, string, error) {
+		body, err := handler(ctx, m)
+		return body, "", err
+	})
+}
+
+// handlerFunc is a Handler that also names the content type of its result.
+type handlerFunc func(context.Context, *transport.Message) (body []byte, contentType string, err error)
+
+// handle is Handle for a handlerFunc.
+func (s *Server) handle(handler handlerFunc) error {
+	err := s.inbox.Handle(s.concurrency, func(ctx context.Context, d transport.Delivery) {
+		s.answer(ctx, s.request(d), handler)
+	})
+	if err != nil {
+		return fmt.Errorf("server %s: %w", s.name, err)
+	}
+	return nil
+}
+
+// answer runs the handler for one request and sends what it returns, also when it
+// panics or ends its goroutine.
+func (s *Server) answer(ctx context.Context, r *Request, handler handlerFunc) {
+	var body []byte
+	var contentType string
+	var err error = &transport.RemoteError{Code: CodePanic, Text: "the handler ended without an answer"}
+	defer func() {
+		if p := recover(); p != nil {
+			s.node.Logger().Error("handler of service panicked",
+				"name", r.Name, "message_id", r.ID.String(), "panic", p, "stack", string(debug.Stack()))
+			err = &transport.RemoteError{Code: CodePanic, Text: "the handler panicked"}
+		}
+		s.send(ctx, r, body, contentType, err)
+	}()
+	body, contentType, err = s.run(ctx, r, handler)
+}
+
+// run calls the handler within the request's deadline.
+func (s *Server) run(ctx context.Context, r *Request, handler handlerFunc) ([]byte, string, error) {
+	if r.Expired(time.Now()) {
+		return nil, "", &transport.RemoteError{Code: CodeDeadline, Text: "the deadline had passed when the request arrived"}
+	}
+	if !r.Deadline.IsZero() {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithDeadline(ctx, r.Deadline)
+		defer cancel()
+	}
+	return handler(ctx, r.Message)
+}
+
+// send answers the request with a handler's outcome. The answer goes out even when the
+// handlers' context has ended.
+func (s *Server) send(ctx context.Context, r *Request, body []byte, contentType string, err error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), answerTimeout)
+	defer cancel()
+	if err == nil {
+		err = r.Respond(ctx, body, transport.WithContentType(contentType))
+		if errors.Is(err, transport.ErrTooLarge) {
+			err = r.RespondError(ctx, err)
+		}
+	} else {
+		err = r.RespondError(ctx, err)
+	}
+	if err != nil {
+		s.node.Logger().Warn("request could not be answered",
+			"name", r.Name, "message_id", r.ID.String(), "to", r.ReplyTo, "error", err)
+	}
+}
+
+// Ready reports whether Next would return at once. With Watch it lets a wait set wait
+// for the server.
+func (s *Server) Ready() bool { return s.inbox.Ready() }
+
+// Watch has wake called after each change that may have made the server ready, until
+// stop is called. wake must not block. It may be called once more while stop returns.
+func (s *Server) Watch(wake func()) (stop func()) { return s.inbox.Watch(wake) }
+
+// Dropped returns how many requests were dropped because the queue was full.
+func (s *Server) Dropped() uint64 { return s.inbox.Dropped() }
+
+// Close ends the server. Waiting readers return; requests in the queue can still be
+// taken by Next, but are not handled any more. It always returns nil; a second Close does
+// nothing.
+func (s *Server) Close() error {
+	s.inbox.Close()
+	return nil
+}
