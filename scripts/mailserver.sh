@@ -97,7 +97,7 @@ load_settings() {
   if [[ $base == auto ]]; then
     base=${saved_base:-$(free_port_base)}
   fi
-  [[ $base =~ ^[0-9]{1,5}$ && $base -le 64000 ]] || die "MAILSERVER_PORT_BASE must be a number up to 64000 or auto, not $base"
+  [[ $base =~ ^(0|[1-9][0-9]{0,4})$ && $base -le 64000 ]] || die "MAILSERVER_PORT_BASE must be a number up to 64000 or auto, not $base"
   PORT_BASE=$base
   set_ports "$base"
 
