@@ -247,7 +247,7 @@ func (c *Client) await(ctx context.Context, sequence uint64, call *call) (*trans
 	case <-expired.C:
 		if !call.finished() {
 			c.forget(sequence, call)
-			return nil, c.noAnswer(transport.ErrTimeout)
+			return nil, c.noAnswer(fmt.Errorf("%w: %w", transport.ErrTimeout, context.DeadlineExceeded))
 		}
 	}
 	c.mu.Lock()

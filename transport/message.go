@@ -74,9 +74,9 @@ type Message struct {
 	Error *RemoteError
 }
 
-// Expired reports whether the message has a deadline and it is before now.
+// Expired reports whether the message has a deadline and now is not before it.
 func (m *Message) Expired(now time.Time) bool {
-	return !m.Deadline.IsZero() && m.Deadline.Before(now)
+	return !m.Deadline.IsZero() && !now.Before(m.Deadline)
 }
 
 // Caller returns the client that an answer is for, and the client's number of the
