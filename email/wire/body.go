@@ -1,0 +1,299 @@
+package wire
+
+import (
+	"bytes"
+	"encoding/base64"
+	"errors"
+	"io"
+	"mime"
+	"mime/quotedprintable"
+	"slices"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+)
+
+// The content types that are written when the sender has declared none.
+const (
+	textType   = "text/plain; charset=utf-8"
+	binaryType = "application/octet-stream"
+)
+
+const (
+	// encodedLine is how many bytes one line of base64 holds: 76 characters (RFC
+	// 2045 section 6.8).
+	encodedLine = 57
+	// maxFinalEndings is the most line endings at the end of a payload that travels
+	// as it is. One digit is plenty for text that people write.
+	maxFinalEndings = 9
+)
+
+// lineEnding is the value of a Body-Line-Ending field: what a receiver needs to restore
+// a text payload whose line endings have become those of mail.
+type lineEnding struct {
+	crlf bool // the payload's lines end in CRLF, not LF
+	// final is how many line endings the payload ends with. Those in the mail don't
+	// count, because servers add some and cut some off.
+	final int
+}
+
+// String returns the field's value.
+func (e lineEnding) String() string {
+	kind := "lf"
+	if e.crlf {
+		kind = "crlf"
+	}
+	return kind + "; final=" + strconv.Itoa(e.final)
+}
+
+func parseLineEnding(value []byte) (e lineEnding, err error) {
+	kind, final, ok := bytes.Cut(value, []byte(";"))
+	final, ok2 := bytes.CutPrefix(trim(final), []byte("final="))
+	if !ok || !ok2 || len(final) != 1 || final[0] < '0' || final[0] > '0'+maxFinalEndings {
+		return e, malformed("%s is %.40q", headerLineEnding, value)
+	}
+	e.final = int(final[0] - '0')
+	switch string(trim(kind)) {
+	case "lf":
+	case "crlf":
+		e.crlf = true
+	default:
+		return e, malformed("%s is %.40q", headerLineEnding, value)
+	}
+	return e, nil
+}
+
+// plainLines reports whether a payload survives as the text of a mail: ASCII without
+// control characters but TAB, lines of the same ending, not too long, without trailing
+// blanks (servers cut them off) and not beginning with "From " (mailbox files quote it).
+func plainLines(b []byte) (e lineEnding, ok bool) {
+	ending := []byte("\n")
+	if i := bytes.IndexByte(b, '\n'); i > 0 && b[i-1] == '\r' {
+		e.crlf, ending = true, []byte("\r\n")
+	}
+	for ; bytes.HasSuffix(b, ending); e.final++ {
+		if e.final == maxFinalEndings {
+			return e, false
+		}
+		b = b[:len(b)-len(ending)]
+	}
+	if len(b) == 0 {
+		return e, false
+	}
+	for more := true; more; {
+		var line []byte
+		line, b, more = bytes.Cut(b, ending)
+		if len(line) > MaxTextLine || len(line) > 0 && isBlank(line[len(line)-1]) ||
+			bytes.HasPrefix(bytes.TrimLeft(line, ">"), []byte("From ")) {
+			return e, false
+		}
+		for _, c := range line {
+			if (c < ' ' && c != '\t') || c >= 0x7f {
+				return e, false
+			}
+		}
+	}
+	return e, true
+}
+
+// isText reports whether a mail program can show b as UTF-8 text.
+func isText(b []byte) bool {
+	for _, c := range b {
+		if c < ' ' && c != '\t' && c != '\r' && c != '\n' || c == 0x7f {
+			return false
+		}
+	}
+	return utf8.Valid(b)
+}
+
+// appendLines writes a payload that plainLines has approved with the line endings of
+// mail, and one at the end.
+func appendLines(dst, body []byte) []byte {
+	body = bytes.TrimRight(body, "\r\n")
+	for more := true; more; {
+		var line []byte
+		line, body, more = bytes.Cut(body, []byte("\n"))
+		dst = append(dst, bytes.TrimSuffix(line, []byte("\r"))...)
+		dst = append(dst, "\r\n"...)
+	}
+	return dst
+}
+
+// restoreLines undoes appendLines, whatever line endings were added or cut off at the end.
+func restoreLines(text []byte, e lineEnding) []byte {
+	ending := "\n"
+	if e.crlf {
+		ending = "\r\n"
+	}
+	for len(text) > 0 && text[len(text)-1] == '\n' {
+		text = bytes.TrimSuffix(text[:len(text)-1], []byte("\r"))
+	}
+	size := len(text) + e.final*len(ending)
+	if e.crlf {
+		size += bytes.Count(text, []byte("\n")) // in case they are bare
+	}
+	body := make([]byte, 0, size)
+	for more := true; more; {
+		var line []byte
+		line, text, more = bytes.Cut(text, []byte("\n"))
+		if more {
+			line = bytes.TrimSuffix(line, []byte("\r"))
+		}
+		body = append(body, line...)
+		if more {
+			body = append(body, ending...)
+		}
+	}
+	for range e.final {
+		body = append(body, ending...)
+	}
+	return body
+}
+
+// appendBase64 writes b in lines of 76 characters.
+func appendBase64(dst, b []byte) []byte {
+	for len(b) > 0 {
+		n := min(len(b), encodedLine)
+		dst = base64.StdEncoding.AppendEncode(dst, b[:n])
+		dst = append(dst, "\r\n"...)
+		b = b[n:]
+	}
+	return dst
+}
+
+var strictBase64 = base64.StdEncoding.Strict()
+
+// decodeBase64 is strict: nothing but the alphabet, line endings and correct padding,
+// so that damage is noticed.
+func decodeBase64(b []byte) ([]byte, error) {
+	body := make([]byte, base64.StdEncoding.DecodedLen(len(b)))
+	n, err := strictBase64.Decode(body, b)
+	if err != nil {
+		return nil, malformed("the body is broken base64")
+	}
+	return slices.Clip(body[:n]), nil
+}
+
+// body returns the payload from what follows the header section.
+func (h *header) body(rest []byte) ([]byte, error) {
+	var text []byte
+	switch encoding := strings.ToLower(string(unfold(h.values[fieldEncoding]))); encoding {
+	case "base64":
+		decoded, err := decodeBase64(rest)
+		if err != nil {
+			return nil, err
+		}
+		if !h.has(fieldLineEnding) {
+			return decoded, nil
+		}
+		text = decoded
+	case "quoted-printable": // never written here, but servers turn 8bit into it
+		decoded, err := io.ReadAll(quotedprintable.NewReader(bytes.NewReader(cutLineEnding(rest))))
+		if err != nil {
+			return nil, malformed("the body is broken quoted-printable")
+		}
+		if !h.has(fieldLineEnding) {
+			return decoded, nil
+		}
+		text = decoded
+	case "", "7bit", "8bit", "binary":
+		if !h.has(fieldLineEnding) {
+			// rmw_email and other simple writers: the payload has no final line
+			// ending of its own, and a server has added one.
+			return bytes.Clone(cutLineEnding(rest)), nil
+		}
+		text = rest
+	default:
+		return nil, malformed("%s is %.40q, which is not known", fieldNames[fieldEncoding], encoding)
+	}
+	e, err := parseLineEnding(unfold(h.values[fieldLineEnding]))
+	if err != nil {
+		return nil, err
+	}
+	return restoreLines(text, e), nil
+}
+
+// cutLineEnding cuts one line ending off the end.
+func cutLineEnding(b []byte) []byte {
+	if b, ok := bytes.CutSuffix(b, []byte("\n")); ok {
+		return bytes.TrimSuffix(b, []byte("\r"))
+	}
+	return b
+}
+
+// contentType returns the content type that the sender declared, or "".
+func (h *header) contentType() (string, error) {
+	written := bytes.ReplaceAll(unfold(h.values[fieldContentType]), []byte("\t"), []byte(" "))
+	if isComposite(written) {
+		return "", foreign("its content type is %.40q", written)
+	}
+	if h.has(fieldBodyType) {
+		declared := string(unfold(h.values[fieldBodyType]))
+		if err := validContentType(declared); err != nil {
+			return "", malformed("%s: %v", headerBodyType, err)
+		}
+		return declared, nil
+	}
+	if len(written) == 0 || string(written) == textType || string(written) == binaryType {
+		return "", nil
+	}
+	declared := string(written)
+	if err := validContentType(declared); err != nil {
+		return "", malformed("%s: %v", fieldNames[fieldContentType], err)
+	}
+	if isDefaultType(declared) {
+		return "", nil
+	}
+	return declared, nil
+}
+
+// isComposite reports whether a content type says that the body has a structure of its
+// own (RFC 2046 section 5).
+func isComposite(contentType []byte) bool {
+	kind, _, _ := bytes.Cut(contentType, []byte("/"))
+	kind = trim(kind)
+	return bytes.EqualFold(kind, []byte("multipart")) || bytes.EqualFold(kind, []byte("message"))
+}
+
+// isDefaultType reports whether a valid content type says no more than a sender that
+// declares none: written in any way, plain text in UTF-8 or ASCII, or unspecified bytes.
+func isDefaultType(contentType string) bool {
+	if !strings.ContainsRune(contentType, ';') {
+		return strings.EqualFold(contentType, "text/plain") || strings.EqualFold(contentType, binaryType)
+	}
+	kind, parameters, err := mime.ParseMediaType(contentType)
+	charset := strings.ToLower(parameters["charset"])
+	switch {
+	case err != nil:
+		return false
+	case kind == "text/plain" && len(parameters) == 1:
+		return charset == "utf-8" || charset == "us-ascii"
+	}
+	return (kind == "text/plain" || kind == binaryType) && len(parameters) == 0
+}
+
+// validContentType checks that a content type can travel in a header field unchanged.
+func validContentType(s string) error {
+	switch {
+	case len(s) > MaxContentType:
+		return errors.New("the content type is too long")
+	case !printable(s) || strings.TrimSpace(s) != s:
+		return errors.New("the content type has characters that are not allowed")
+	case !strings.Contains(s, "/"):
+		return errors.New("the content type has no subtype")
+	}
+	if _, _, err := mime.ParseMediaType(s); err != nil {
+		return errors.New("the content type has no valid syntax (RFC 2045 section 5.1)")
+	}
+	return nil
+}
+
+// printable reports whether s is ASCII without control characters.
+func printable(s string) bool {
+	for i := range len(s) {
+		if s[i] < ' ' || s[i] >= 0x7f {
+			return false
+		}
+	}
+	return true
+}
