@@ -45,11 +45,9 @@ func ParseGID(s string) (GID, error) {
 func (g GID) IsZero() bool { return g == GID{} }
 
 // String returns the text form, which ParseGID reads.
-func (g GID) String() string { return string(g.appendText(make([]byte, 0, 32))) }
-
-func (g GID) appendText(b []byte) []byte {
+func (g GID) String() string {
 	if [12]byte(g[:12]) == ([12]byte{}) {
-		return strconv.AppendUint(b, uint64(binary.BigEndian.Uint32(g[12:])), 10)
+		return strconv.FormatUint(uint64(binary.BigEndian.Uint32(g[12:])), 10)
 	}
-	return hex.AppendEncode(b, g[:])
+	return hex.EncodeToString(g[:])
 }

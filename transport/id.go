@@ -1,6 +1,7 @@
 package transport
 
 import (
+	"encoding/hex"
 	"strconv"
 	"strings"
 )
@@ -11,8 +12,9 @@ import (
 // The IDs of postbus are made of the sending entity's GID, the message's sequence
 // number and a host: "sequence.gid@host". So an ID is fixed before the first try
 // to send, is the same in every retry, and an answer that names it (In-Reply-To)
-// leads back to the client and the call, even when a person wrote the answer.
-// IDs of other origin are kept as they are.
+// leads back to the client and the call, even when a person wrote the answer. The GID
+// is always written in hexadecimal here: mail servers make IDs that look like a decimal
+// one. IDs of other origin are kept as they are.
 type ID struct {
 	gid GID
 	seq uint64
@@ -44,7 +46,7 @@ func ParseID(s string) ID {
 		return ID{rest: s}
 	}
 	gid, err := ParseGID(gidText)
-	if err != nil || gid.IsZero() {
+	if err != nil || len(gidText) != hex.EncodedLen(len(gid)) || gid.IsZero() {
 		return ID{rest: s}
 	}
 	// Only the canonical form is ours, so that String gives back what was read.
@@ -71,7 +73,7 @@ func (id ID) String() string {
 	b := make([]byte, 0, 20+1+32+1+len(id.rest))
 	b = strconv.AppendUint(b, id.seq, 10)
 	b = append(b, '.')
-	b = id.gid.appendText(b)
+	b = hex.AppendEncode(b, id.gid[:])
 	b = append(b, '@')
 	b = append(b, id.rest...)
 	return string(b)
