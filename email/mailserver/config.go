@@ -81,6 +81,7 @@ const (
 	maxMailboxes       = 1000
 	maxMailboxName     = 512
 	smtpWriteTimeout   = time.Minute
+	updateTimeout      = 30 * time.Second
 	handshakeTimeout   = 30 * time.Second
 	defaultSMTPTimeout = 5 * time.Minute
 )

@@ -12,10 +12,8 @@ import (
 // slow reader delays nobody else.
 func (s *session) Fetch(w *imapserver.FetchWriter, set imap.NumSet, options *imap.FetchOptions) error {
 	s.server.stats.imapFetches.Add(1)
-	if _, ok := set.(imap.UIDSet); ok {
-		if err := s.catchUp(); err != nil {
-			return err
-		}
+	if err := s.catchUp(set); err != nil {
+		return err
 	}
 	msgs := s.view.pick(set, s.saved)
 	read := !s.view.readOnly && marksSeen(options)
@@ -103,6 +101,9 @@ func (s *session) Store(w *imapserver.FetchWriter, set imap.NumSet, store *imap.
 	if v.readOnly {
 		return errReadOnly
 	}
+	if err := s.catchUp(set); err != nil {
+		return err
+	}
 	v.account.mu.Lock()
 	operand, err := v.account.flags.set(store.Flags)
 	v.account.mu.Unlock()
@@ -166,6 +167,9 @@ func (s *session) Move(w *imapserver.MoveWriter, set imap.NumSet, dest string) e
 // were none: COPYUID cannot say that.
 func (s *session) copyTo(set imap.NumSet, dest string, move bool) (*imap.CopyData, int, error) {
 	v, a := s.view, s.account
+	if err := s.catchUp(set); err != nil {
+		return nil, 0, err
+	}
 	picked := v.pick(set, s.saved)
 
 	a.mu.Lock()

@@ -1,9 +1,11 @@
 package mailserver_test
 
 import (
+	"bufio"
 	"context"
 	"fmt"
 	"io"
+	"net"
 	"strings"
 	"testing"
 	"time"
@@ -94,7 +96,7 @@ func handlers(t testing.TB) (*client, *imapclient.Options) {
 		Expunge: func(seq uint32) { c.expunged <- seq },
 		Fetch: func(msg *imapclient.FetchMessageData) {
 			if buf, err := msg.Collect(); err == nil {
-				c.flags <- fmt.Sprint(buf.UID, buf.Flags)
+				c.flags <- fmt.Sprintf("%d %v", buf.UID, buf.Flags)
 			}
 		},
 	}}
@@ -167,4 +169,67 @@ func (c *client) append(mailbox, raw string, flags ...imap.Flag) imap.UID {
 	data, err := cmd.Wait()
 	check(c.t, err)
 	return data.UID
+}
+
+// raw is a connection on which a test says exactly what it wants.
+type raw struct {
+	net.Conn
+	*bufio.Reader
+	t   testing.TB
+	tag int
+}
+
+func dialRaw(t testing.TB, addr string) *raw {
+	t.Helper()
+	conn, err := net.Dial("tcp", addr)
+	check(t, err)
+	t.Cleanup(func() { conn.Close() })
+	check(t, conn.SetDeadline(time.Now().Add(patience)))
+	c := &raw{Conn: conn, Reader: bufio.NewReader(conn), t: t}
+	c.line() // the greeting
+	return c
+}
+
+// Read implements io.Reader; both embedded types have one.
+func (c *raw) Read(p []byte) (int, error) { return c.Reader.Read(p) }
+
+func (c *raw) line() string {
+	c.t.Helper()
+	line, err := c.ReadString('\n')
+	if err != nil {
+		c.t.Fatalf("after %q: %v", line, err)
+	}
+	return line
+}
+
+func (c *raw) send(text string) {
+	c.t.Helper()
+	_, err := io.WriteString(c, text)
+	check(c.t, err)
+}
+
+// imap sends a command and returns the answer, up to the tagged line.
+func (c *raw) imap(command string) []string {
+	c.t.Helper()
+	c.tag++
+	tag := fmt.Sprintf("t%d ", c.tag)
+	c.send(tag + command + "\r\n")
+	var lines []string
+	for {
+		lines = append(lines, c.line())
+		if strings.HasPrefix(lines[len(lines)-1], tag) {
+			return lines
+		}
+	}
+}
+
+// smtp sends a command and returns the last line of the answer.
+func (c *raw) smtp(command string) string {
+	c.t.Helper()
+	c.send(command + "\r\n")
+	for {
+		if line := c.line(); len(line) < 4 || line[3] != '-' {
+			return line
+		}
+	}
 }

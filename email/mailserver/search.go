@@ -14,7 +14,7 @@ import (
 // Search implements imapserver.Session.
 func (s *session) Search(kind imapserver.NumKind, criteria *imap.SearchCriteria, options *imap.SearchOptions) (*imap.SearchData, error) {
 	if kind == imapserver.NumKindUID {
-		if err := s.catchUp(); err != nil {
+		if err := s.catchUp(imap.UIDSet(nil)); err != nil {
 			return nil, err
 		}
 	}

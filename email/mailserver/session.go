@@ -6,9 +6,9 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/emersion/go-imap/v2"
@@ -27,12 +27,11 @@ type session struct {
 
 	// view is the selected mailbox, nil if none is. mu guards the pointer only
 	// against Idle, which may still run when the connection has broken.
-	mu      sync.Mutex
-	view    *view
-	ended   atomic.Bool
-	idling  sync.WaitGroup
-	saved   imap.UIDSet              // the result of SEARCH RETURN (SAVE)
-	updates *imapserver.UpdateWriter // see catchUp
+	mu     sync.Mutex
+	view   *view
+	ended  bool // also guarded by mu
+	idling sync.WaitGroup
+	saved  imap.UIDSet // the result of SEARCH RETURN (SAVE)
 }
 
 var (
@@ -62,7 +61,9 @@ func imapCaps() imap.CapSet {
 
 // Close implements imapserver.Session. It returns when Idle has.
 func (s *session) Close() error {
-	s.ended.Store(true)
+	s.mu.Lock()
+	s.ended = true
+	s.mu.Unlock()
 	s.setView(nil)
 	s.idling.Wait()
 	return nil
@@ -191,23 +192,44 @@ func (s *session) Poll(w *imapserver.UpdateWriter, allowExpunge bool) error {
 	if v == nil {
 		return nil
 	}
-	if allowExpunge {
-		s.updates = w
-	}
 	return v.update(w, allowExpunge, true)
 }
 
-// catchUp announces new mail before a UID command looks at the mailbox, so
-// that a client which polls with UID FETCH sees a mail with the first FETCH
-// after it came, not with the second. imapserver hands out the writer for it
-// only at the end of commands, hence the kept one; a client that has just
-// selected the mailbox is up to date without. Changes of flags wait for that
-// end: a client that expects bodies may take them for answers.
-func (s *session) catchUp() error {
-	if s.updates == nil {
-		return nil
+// catchUp announces what is new before a command with UIDs looks at the
+// mailbox, so that the command works on all that is there: a client which
+// polls with UID FETCH sees a mail with the first FETCH after it came, not with
+// the second, and one that knows a UID from another connection can use it.
+// Changes of flags wait for the end of the command: a client that expects
+// bodies may take them for answers.
+func (s *session) catchUp(set imap.NumSet) error {
+	if _, ok := set.(imap.UIDSet); !ok || imap.IsSearchRes(set) {
+		return nil // these mean what the client has been told
 	}
-	return s.view.update(s.updates, true, false)
+	return s.view.update(untagged{s.conn.NetConn()}, true, false)
+}
+
+// untagged writes responses at the start of a command, when imapserver has no
+// writer for them. It goes past imapserver's buffer, which is empty then: every
+// response is flushed as it ends, and the updates of a view exclude each other.
+type untagged struct{ conn net.Conn }
+
+var _ updateWriter = untagged{}
+
+// WriteExpunge implements updateWriter.
+func (u untagged) WriteExpunge(seq uint32) error { return u.write("* %d EXPUNGE\r\n", seq) }
+
+// WriteNumMessages implements updateWriter.
+func (u untagged) WriteNumMessages(n uint32) error { return u.write("* %d EXISTS\r\n", n) }
+
+// WriteMessageFlags implements updateWriter. It is not used: see catchUp.
+func (u untagged) WriteMessageFlags(uint32, imap.UID, []imap.Flag) error { return nil }
+
+func (u untagged) write(format string, n uint32) error {
+	if err := u.conn.SetWriteDeadline(time.Now().Add(updateTimeout)); err != nil {
+		return err
+	}
+	_, err := fmt.Fprintf(u.conn, format, n)
+	return err
 }
 
 // Idle implements imapserver.Session (RFC 2177). The view is compared with the
@@ -215,7 +237,7 @@ func (s *session) catchUp() error {
 // came before IDLE, while "+ idling" was being written, or later.
 func (s *session) Idle(w *imapserver.UpdateWriter, stop <-chan struct{}) error {
 	s.mu.Lock()
-	if s.ended.Load() {
+	if s.ended {
 		s.mu.Unlock()
 		return nil
 	}
@@ -246,6 +268,11 @@ func (s *session) Idle(w *imapserver.UpdateWriter, stop <-chan struct{}) error {
 // and CLOSE. The client is told by Poll, or not at all with CLOSE.
 func (s *session) Expunge(w *imapserver.ExpungeWriter, uids *imap.UIDSet) error {
 	v := s.view
+	if uids != nil {
+		if err := s.catchUp(*uids); err != nil {
+			return err
+		}
+	}
 	if v.readOnly {
 		if *w == (imapserver.ExpungeWriter{}) {
 			return nil // CLOSE, which removes nothing from what was only examined
