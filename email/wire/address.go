@@ -57,7 +57,7 @@ func isSimpleAddress[T string | []byte](s T) bool {
 // name, brackets and comments, or "" if there is no usable one.
 func bareAddress(element []byte) string {
 	element = trim(element)
-	if isSimpleAddress(element) {
+	if len(element) <= MaxAddress && isSimpleAddress(element) {
 		return string(element)
 	}
 	if open := bytes.LastIndexByte(element, '<'); open >= 0 && element[len(element)-1] == '>' {
@@ -85,7 +85,7 @@ func bareAddress(element []byte) string {
 func addresses(value []byte, limit int) []string {
 	var list []string
 	value = unfold(value)
-	for start := 0; start <= len(value) && len(list) < limit; {
+	for start, tries := 0, 0; start <= len(value) && len(list) < limit && tries < MaxAddresses; tries++ {
 		end, group := elementEnd(value, start)
 		if !group {
 			if a := bareAddress(value[start:end]); a != "" {

@@ -91,7 +91,7 @@ func (h *header) readInfo(m *transport.Message) (err error) {
 		return err
 	}
 	if info.SourceTime.IsZero() && h.has(fieldDate) {
-		if date, err := mail.ParseDate(string(unfold(h.values[fieldDate]))); err == nil {
+		if date, err := mail.ParseDate(string(unfold(h.values[fieldDate]))); err == nil && countable(date) {
 			info.SourceTime = date.UTC()
 		}
 	}
@@ -121,6 +121,9 @@ func (h *header) readIDs(m *transport.Message) error {
 		m.ID = transport.ParseID(string(id))
 	}
 	m.InReplyTo = pickID(unfold(h.values[fieldInReplyTo]), true)
+	if m.InReplyTo.IsZero() && len(h.values[fieldInReplyTo]) > 0 {
+		return malformed("In-Reply-To holds no usable ID") // or an answer would pass for a request
+	}
 	if m.InReplyTo.IsZero() && (h.has(fieldClientGID) || h.has(fieldServiceError)) {
 		// Some mail programs keep only References. A topic message may have them
 		// too, to be shown as part of a thread; it answers nothing.

@@ -61,7 +61,7 @@ func check(m *transport.Message) error {
 	if err := validID(m.ID.String()); err != nil {
 		return fmt.Errorf("the message's ID: %w", err)
 	}
-	if t := m.Info.SourceTime; t.IsZero() || !time.Unix(0, t.UnixNano()).Equal(t) {
+	if t := m.Info.SourceTime; t.IsZero() || !countable(t) {
 		return fmt.Errorf("the message's source time %s can't be counted in nanoseconds", t.UTC().Format(time.RFC3339))
 	}
 	if m.ContentType != "" {
@@ -247,13 +247,15 @@ func appendMetadata(dst []byte, m *transport.Message) []byte {
 	return dst
 }
 
+// countable reports whether t, in nanoseconds since the Unix epoch, fits an int64.
+func countable(t time.Time) bool { return time.Unix(0, t.UnixNano()).Equal(t) }
+
 // saturatedNano returns t in nanoseconds since the Unix epoch, or the nearest number
 // that there is.
 func saturatedNano(t time.Time) int64 {
-	ns := t.UnixNano()
 	switch {
-	case time.Unix(0, ns).Equal(t):
-		return ns
+	case countable(t):
+		return t.UnixNano()
 	case t.Unix() < 0:
 		return math.MinInt64
 	}

@@ -23,8 +23,8 @@ const (
 	MaxHeaderBytesWritten = 56 << 10
 	// MaxFields is the most header fields that are read. A mail with more is foreign.
 	MaxFields = 500
-	// MaxAddresses is the most addresses of one field that are read; those beyond
-	// are dropped.
+	// MaxAddresses is the most addresses of one field that are read; what is beyond
+	// is dropped.
 	MaxAddresses = 1000
 	// MaxAddress is the longest address, with its display name, in bytes.
 	MaxAddress = 512

@@ -1,0 +1,56 @@
+package wire_test
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/postbus/postbus/email/wire"
+	"github.com/postbus/postbus/transport"
+)
+
+func Example() {
+	gid, _ := transport.ParseGID("3f2a0c119b544de08a61771e42d00b95")
+	message := &transport.Message{
+		Kind: transport.TopicMessage,
+		Name: "/chatter",
+		Body: []byte("hello\nworld"),
+		ID:   transport.NewID(gid, 1, "robot.example.org"),
+		Info: transport.Info{SourceTime: time.Unix(1795261467, 52926400), PublisherGID: gid, Sequence: 1},
+	}
+	mail, err := wire.Encode(message, wire.Envelope{From: "Robot <robot@example.org>", To: []string{"base@example.org"}})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Println(strings.ReplaceAll(string(mail), "\r\n", "\n"))
+
+	received, err := wire.Decode(mail)
+	fmt.Printf("%s from %s: %q %v\n", received.Name, received.From, received.Body, err)
+	// Output:
+	// From: "Robot" <robot@example.org>
+	// To: base@example.org
+	// Subject: /chatter
+	// Date: Sat, 21 Nov 2026 11:44:27 +0000
+	// Message-ID: <1.3f2a0c119b544de08a61771e42d00b95@robot.example.org>
+	// Auto-Submitted: auto-generated
+	// Source-Timestamp: 1795261467052926400
+	// Publisher-GID: 3f2a0c119b544de08a61771e42d00b95
+	// Publisher-Sequence-Number: 1
+	// MIME-Version: 1.0
+	// Content-Type: text/plain; charset=utf-8
+	// Content-Transfer-Encoding: 7bit
+	// Body-Line-Ending: lf; final=0
+	//
+	// hello
+	// world
+	//
+	// /chatter from robot@example.org: "hello\nworld" <nil>
+}
+
+func ExampleDecode_foreign() {
+	_, err := wire.Decode([]byte("From: Alice <alice@example.org>\r\nSubject: Lunch?\r\n\r\nAt noon?\r\n"))
+	fmt.Println(errors.Is(err, wire.ErrForeign), err)
+	// Output: true not a postbus message: it has none of our header fields
+}

@@ -1,0 +1,102 @@
+package wire
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/postbus/postbus/transport"
+)
+
+// FuzzDecode checks that any bytes give either an error of the two kinds, or a message
+// that can be sent on and read again unchanged.
+func FuzzDecode(f *testing.F) {
+	for _, pattern := range []string{"testdata/*.eml", "../../../shared/vectors/*/*.eml"} {
+		paths, err := filepath.Glob(pattern)
+		if err != nil {
+			f.Fatal(err)
+		}
+		for _, path := range paths {
+			raw, err := os.ReadFile(path)
+			if err != nil {
+				f.Fatal(err)
+			}
+			f.Add(raw)
+		}
+	}
+	f.Add([]byte(mailWith("To: Team: a@b, \"C\" <c@d>;, (x) e@f\r\nX: =?utf-8?q?=C3=BC?=\r\nBody-Content-Type: text/plain\r\n")))
+	f.Add([]byte(mailWith("References: <7.a01bd3465c7e4892b70de53361fa2c08@h>\r\nClient-GID: 6\r\nRequest-Sequence-Number: 7\r\n")))
+	f.Add([]byte(mailWith("Content-Transfer-Encoding: quoted-printable\r\nBody-Line-Ending: crlf; final=2\r\n")))
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		m, err := Decode(raw)
+		head, headErr := DecodeHeader(raw)
+		if err != nil {
+			if !errors.Is(err, ErrForeign) && !errors.Is(err, ErrMalformed) {
+				t.Fatalf("error of no kind: %v", err)
+			}
+			requireLoggable(t, err)
+			if errors.Is(err, ErrForeign) && !errors.Is(headErr, ErrForeign) {
+				t.Fatalf("whole: %v, header: %v", err, headErr)
+			}
+			return
+		}
+		if len(m.Body) > len(raw)*2+maxFinalEndings*2 {
+			t.Fatalf("a body of %d bytes from a mail of %d", len(m.Body), len(raw))
+		}
+		if headErr == nil {
+			want := *m
+			want.Body = nil
+			if m.Error != nil {
+				want.Error = &transport.RemoteError{Code: m.Error.Code}
+			}
+			requireEqual(t, head, &want)
+		}
+		if m.ID.IsZero() || m.Info.SourceTime.IsZero() {
+			return // such a mail is read, but not written
+		}
+		e := Envelope{From: m.From, ReplyTo: m.ReplyTo, To: m.To}
+		if m.From == "" {
+			e.From = "a@example.org"
+		}
+		again, err := Encode(m, e)
+		if errors.Is(err, transport.ErrTooLarge) {
+			return
+		}
+		if err != nil {
+			t.Fatalf("what was read can't be written: %v\n%+v", err, m)
+		}
+		requireSafe(t, again)
+		requireEqual(t, mustDecode(t, again), received(m, e))
+	})
+}
+
+// FuzzRoundTrip checks that whatever an application may send comes back unchanged.
+func FuzzRoundTrip(f *testing.F) {
+	for body := range payloads() {
+		if len(body) < 4096 {
+			f.Add(uint8(len(body)), []byte(body), "text/plain", "X-A", "väl  ue", uint64(len(body)), int64(len(body)))
+		}
+	}
+	f.Add(uint8(1), []byte("{}"), "application/json; charset=\"x y\"", "X", "=?utf-8?q?x?=", uint64(1), int64(-1))
+	f.Fuzz(func(t *testing.T, kind uint8, body []byte, contentType, name, value string, sequence uint64, ns int64) {
+		makers := []func() *transport.Message{func() *transport.Message { return topic("") }, request, response, errorResponse}
+		m := makers[int(kind)%len(makers)]()
+		if m.Kind == transport.ErrorResponse {
+			m.Error.Text, m.Error.Code = string(body), int(int32(sequence))
+		} else {
+			m.Body = body
+		}
+		if m.ContentType = contentType; contentType != "" && validContentType(contentType) != nil {
+			m.ContentType = ""
+		}
+		if m.Header = (transport.Header{{Name: name, Value: value}, {Name: "Y", Value: "z"}}); m.Header.Validate() != nil {
+			m.Header = nil
+		}
+		m.Info.Sequence = sequence
+		m.ID = transport.NewID(m.Info.PublisherGID, sequence, "host")
+		m.Info.SourceTime, m.Deadline = time.Unix(0, ns), time.Unix(0, -ns)
+		requireEqual(t, mustDecode(t, mustEncode(t, m, robot)), received(m, robot))
+	})
+}
