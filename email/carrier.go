@@ -1,0 +1,144 @@
+package email
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync/atomic"
+
+	"github.com/postbus/postbus/transport"
+)
+
+// Options are the options of a carrier. The zero value is useful.
+type Options struct {
+	// Logger hears what happens in the background. Nil means slog.Default().
+	Logger *slog.Logger
+}
+
+// Carrier sends and receives messages as mail over one account. All methods may be
+// called concurrently.
+type Carrier struct {
+	address  string
+	sender   sender
+	receiver receiver
+	closed   atomic.Bool
+}
+
+var _ transport.Carrier = (*Carrier)(nil)
+
+// Open connects to both servers of the account and logs in. Everything that arrives in
+// the inbox after Open has returned is seen, and nothing before. ctx bounds only Open.
+//
+// Its errors say which server, what failed and what to do; a wrong password wraps
+// transport.ErrRefused.
+func Open(ctx context.Context, config Config, options Options) (*Carrier, error) {
+	c, err := newCarrier(config, options)
+	if err != nil {
+		return nil, fmt.Errorf("email: configuration: %w", err)
+	}
+	received := make(chan error, 1)
+	go func() { received <- c.receiver.open(ctx) }()
+	sendErr := c.sender.open(ctx)
+	receiveErr := <-received
+	if sendErr == nil && receiveErr == nil {
+		return c, nil
+	}
+	if sendErr == nil {
+		// What matters is the other one's error.
+		_ = c.sender.close(ctx)
+	}
+	if receiveErr == nil {
+		_ = c.receiver.close(context.WithoutCancel(ctx))
+	}
+	return nil, errors.Join(sendErr, receiveErr)
+}
+
+// newCarrier checks the configuration.
+func newCarrier(config Config, options Options) (*Carrier, error) {
+	if options.Logger == nil {
+		options.Logger = slog.Default()
+	}
+	address, err := config.address()
+	if err != nil {
+		return nil, fmt.Errorf("From: %w", err)
+	}
+	smtpServer, err := parseServer(config.SMTP, smtpSchemes)
+	if err != nil {
+		return nil, fmt.Errorf("SMTP: %w", err)
+	}
+	imapServer, err := parseServer(config.IMAP, imapSchemes)
+	if err != nil {
+		return nil, fmt.Errorf("IMAP: %w", err)
+	}
+	pool, err := certPool(config.CA)
+	if err != nil {
+		return nil, fmt.Errorf("CA: %w", err)
+	}
+	if config.PollingPeriod < 0 || config.MaxBody < 0 {
+		return nil, errors.New("PollingPeriod and MaxBody can't be negative")
+	}
+	if config.MaxBody == 0 {
+		config.MaxBody = transport.DefaultMaxBody
+	}
+	login := func(s server) account {
+		return account{s, config.Username, config.Password, &tls.Config{ServerName: s.host, RootCAs: pool, MinVersion: tls.VersionTLS12}}
+	}
+	c := &Carrier{
+		address: address,
+		sender:  sender{account: login(smtpServer), from: address},
+		receiver: receiver{
+			address: address,
+			logger:  options.Logger,
+			period:  config.PollingPeriod,
+			maxMail: headBytes + int64(float64(config.MaxBody)*mailPerBody),
+		},
+	}
+	mailbox := login(imapServer)
+	c.receiver.connect = mailbox.openInbox
+	for _, list := range []struct{ from, to *[]string }{{&config.To, &c.sender.to}, {&config.Cc, &c.sender.cc}, {&config.Bcc, &c.sender.bcc}} {
+		for _, recipient := range *list.from {
+			if err := addAddress(list.to)(recipient); err != nil {
+				return nil, fmt.Errorf("recipient: %w", err)
+			}
+		}
+	}
+	return c, nil
+}
+
+// Send implements transport.Sender. Each message is one mail to its recipients, or else
+// to those of the configuration; all of them get it or none. Recipients are not
+// repeated, whatever the case of their spelling.
+func (c *Carrier) Send(ctx context.Context, msgs ...*transport.Message) error {
+	err := c.sender.send(ctx, msgs)
+	if slices.ContainsFunc(msgs, func(m *transport.Message) bool { return m.Kind == transport.Request }) {
+		c.receiver.expect()
+	}
+	return err
+}
+
+// Address implements transport.Sender: it returns the address of the account.
+func (c *Carrier) Address() string { return c.address }
+
+// Receive implements transport.Receiver.
+func (c *Carrier) Receive(interest transport.Interest, deliver func(transport.Delivery)) (stop func(), err error) {
+	switch interest.Kind {
+	case transport.TopicMessage, transport.Request, transport.Response:
+	default:
+		return nil, fmt.Errorf("email: an interest in %v: %w", interest.Kind, transport.ErrNotSupported)
+	}
+	if c.closed.Load() {
+		return nil, fmt.Errorf("email carrier is %w", transport.ErrClosed)
+	}
+	return c.receiver.receive(interest, deliver), nil
+}
+
+// Close implements transport.Carrier.
+func (c *Carrier) Close(ctx context.Context) error {
+	if c.closed.Swap(true) {
+		return nil
+	}
+	return errors.Join(c.receiver.close(ctx), c.sender.close(ctx))
+}

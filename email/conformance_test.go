@@ -1,0 +1,110 @@
+package email_test
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/postbus/postbus/email"
+	"github.com/postbus/postbus/email/mailserver"
+	"github.com/postbus/postbus/transport"
+	"github.com/postbus/postbus/transport/transporttest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// timeout is how long tests wait for what must happen.
+const timeout = 30 * time.Second
+
+// quiet discards the log.
+var quiet = slog.New(slog.DiscardHandler)
+
+func TestConformance(t *testing.T) {
+	for _, mode := range []struct {
+		name   string
+		config mailserver.Config
+		adjust func(*email.Config, *mailserver.Server)
+	}{
+		{name: "own mailboxes"},
+		{name: "shared mailbox", adjust: func(c *email.Config, s *mailserver.Server) {
+			account := s.Accounts()[0]
+			c.Username, c.Password, c.To = account.Address, account.Password, []string{account.Address}
+		}},
+		{name: "TLS", config: mailserver.Config{TLS: true}},
+		{name: "STARTTLS", config: mailserver.Config{TLS: true}, adjust: func(c *email.Config, s *mailserver.Server) {
+			c.SMTP, c.IMAP = s.SMTPStartTLSURL(), s.IMAPStartTLSURL()
+		}},
+	} {
+		t.Run(mode.name, func(t *testing.T) {
+			var groups sync.Map // of *group by testing.TB
+			transporttest.Run(t, transporttest.Harness{
+				Open: func(t testing.TB) transport.Carrier {
+					g, ok := groups.Load(t)
+					if !ok {
+						g = newGroup(t, mode.config)
+						groups.Store(t, g)
+					}
+					c := g.(*group).next()
+					if mode.adjust != nil {
+						mode.adjust(&c, g.(*group).server)
+					}
+					return open(t, c)
+				},
+				Features: transporttest.Features{Ordered: true},
+			})
+		})
+	}
+}
+
+// group is a server with an account for each of a few nodes.
+type group struct {
+	server *mailserver.Server
+	mu     sync.Mutex
+	opened int
+}
+
+func newGroup(t testing.TB, config mailserver.Config) *group {
+	t.Helper()
+	for i := range transporttest.MaxParticipants {
+		config.Accounts = append(config.Accounts, mailserver.Account{Address: fmt.Sprintf("node%d@localhost.test", i), Password: "secret"})
+	}
+	server, err := mailserver.Start(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { server.Close() })
+	return &group{server: server}
+}
+
+// next returns the configuration of the next node, which sends to all.
+func (g *group) next() email.Config {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	accounts := g.server.Accounts()
+	c := email.Config{
+		SMTP: g.server.SMTPURL(), IMAP: g.server.IMAPURL(), CA: g.server.CACertPEM(),
+		Username: accounts[g.opened].Address, Password: accounts[g.opened].Password,
+	}
+	for _, account := range accounts {
+		c.To = append(c.To, account.Address)
+	}
+	g.opened++
+	return c
+}
+
+// open opens a carrier without closing it.
+func open(t testing.TB, c email.Config) *email.Carrier {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	carrier, err := email.Open(ctx, c, email.Options{Logger: quiet})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return carrier
+}

@@ -1,0 +1,120 @@
+package email
+
+import (
+	"maps"
+	"math"
+
+	"github.com/emersion/go-imap/v2"
+)
+
+// cursor is the place in the inbox up to which everything has been delivered.
+//
+// UIDs only grow (RFC 9051 section 2.3.1.1): when the server has told all it has, UIDs
+// below the highest that it did not mention belong to no mail and never will. A mail
+// that it did mention without sending it is another matter: it holds the cursor, and
+// the mails behind it, back.
+type cursor struct {
+	validity uint32
+	next     imap.UID
+	// ahead are mails delivered at or after next, when a FETCH broke off and what is
+	// between them is unknown. They are not delivered again.
+	ahead map[imap.UID]struct{}
+	// window is how many UIDs to ask for, 0 for all. It starts at one after a large
+	// mail, so that many of them in a row are not all begun again and again.
+	window imap.UID
+}
+
+// widestWindow is the number of UIDs beyond which a window is opened entirely.
+const widestWindow = 1024
+
+// batch is what one FETCH has found.
+type batch struct {
+	from, to imap.UID // asked for
+	found    bool     // there was a mail not delivered yet
+	highest  imap.UID
+	blocked  imap.UID // the first mail that could not be delivered, or 0
+	large    imap.UID // a mail of which the rest must be fetched, or 0
+}
+
+// begin returns the next batch to ask for.
+func (c *cursor) begin() batch {
+	b := batch{from: c.next, to: math.MaxUint32}
+	if c.window != 0 && c.window < b.to-b.from {
+		b.to = b.from + c.window - 1
+	}
+	return b
+}
+
+// accept notes a mail that the server has mentioned, and reports whether it is to be
+// delivered now: not if it has been, nor if an earlier one must come first.
+func (c *cursor) accept(b *batch, uid imap.UID, hasBody bool) bool {
+	if _, done := c.ahead[uid]; done || uid < c.next {
+		return false
+	}
+	b.found = true
+	b.highest = max(b.highest, uid)
+	if !hasBody {
+		b.block(uid)
+	}
+	return b.blocked == 0 || uid < b.blocked
+}
+
+// block notes a mail that can't be delivered now.
+func (b *batch) block(uid imap.UID) {
+	if b.blocked == 0 || uid < b.blocked {
+		b.blocked = uid
+	}
+}
+
+// delivered notes a mail that needs no more attention.
+func (c *cursor) delivered(uid imap.UID) {
+	if c.ahead == nil {
+		c.ahead = make(map[imap.UID]struct{})
+	}
+	c.ahead[uid] = struct{}{}
+}
+
+// finish moves the cursor past the batch. complete says that the server has told all
+// about it; otherwise only what is certain counts.
+func (c *cursor) finish(b *batch, complete bool) {
+	switch {
+	case complete && b.blocked != 0:
+		c.pass(b.blocked - 1)
+	case complete && b.found:
+		c.pass(b.highest)
+	default:
+		for c.next != math.MaxUint32 {
+			if _, done := c.ahead[c.next]; !done {
+				break
+			}
+			c.pass(c.next)
+		}
+	}
+	if c.window *= 2; !complete || b.blocked != 0 || c.window > widestWindow {
+		c.window = 0
+	}
+}
+
+// pass moves the cursor behind a UID.
+func (c *cursor) pass(uid imap.UID) {
+	c.next = max(c.next, after(uid))
+	maps.DeleteFunc(c.ahead, func(uid imap.UID, _ struct{}) bool { return uid < c.next })
+}
+
+// resume compares the cursor with an inbox that was opened anew. If UIDs do not mean
+// the same as before, it goes to the inbox's end and returns true.
+func (c *cursor) resume(validity uint32, next imap.UID) (renumbered bool) {
+	if validity == c.validity && next >= c.next {
+		return false
+	}
+	*c = cursor{validity: validity, next: next}
+	return true
+}
+
+// after returns the next UID. The last one there is has none; hostile servers use it.
+func after(uid imap.UID) imap.UID {
+	if uid == math.MaxUint32 {
+		return uid
+	}
+	return uid + 1
+}

@@ -1,0 +1,95 @@
+// Package email carries messages as ordinary mail: it submits them over SMTP
+// (RFC 6409) and finds them in the inbox over IMAP (RFC 9051). What a message looks
+// like as mail is the business of package email/wire.
+//
+// [Open] turns a [Config] into a [Carrier], which a transport.Node owns. Several nodes
+// may share one account: each sees every mail, and takes what it has interests in. The
+// inbox is only read. No mail in it is changed, marked or deleted.
+//
+// # Configuration
+//
+// [LoadConfig] reads the file of rmw_email as it is, with a few keys more:
+//
+//	email:
+//	  user:
+//	    url-smtp: smtp.example.com     # or a URL, see below
+//	    url-imap: imap.example.com
+//	    username: robot@example.com
+//	    password: secret               # or password-file, or password-env
+//	    from: robot@example.com        # if the user name is not the address
+//	  recipients:                      # of messages that no route matches;
+//	    to: base@example.com           # each a text or a list of texts
+//	    cc: [a@example.com, b@example.com]
+//	    bcc: c@example.com
+//	  polling-period: 1000000000       # ns; the longest time between two looks
+//	  intraprocess: false              # true: no mail at all
+//	  tls:
+//	    ca-file: ca.pem                # authorities to trust besides the system's
+//	routes:                            # the first that matches counts
+//	  - pattern: /robot/>
+//	    to: [robot@example.com]
+//	limits:
+//	  max-body: 16777216               # bytes
+//
+// Files are relative to the folder of the configuration file. Keys that are not known,
+// or hold something of another type, are errors.
+//
+// A bare host name means TLS on port 465 and 993. URLs choose:
+//
+//	smtps://host:465            imaps://host:993             TLS from the first byte
+//	smtp+starttls://host:587    imap+starttls://host:143     STARTTLS, or nothing
+//	smtp+insecure://host:25     imap+insecure://host:143     plaintext, for loopback
+//
+// Nothing but "insecure" makes a password or message travel without TLS 1.2 or later
+// and a valid certificate.
+//
+// # What a nil error means
+//
+// Send returns nil when the SMTP server has taken the mail, which makes it the
+// server's duty to deliver it or to report that it can't (RFC 5321 section 6.1). All
+// recipients of a message get it, or, if the server refuses one of them, none. A
+// failure is a *transport.SendError: Temporary or Permanent if the mail was certainly
+// not taken, by the server's reply code; Unknown if the connection was lost after the
+// whole mail had been sent. It wraps transport.ErrUndeliverable for a recipient,
+// transport.ErrRefused for an account or a mail that the server does not want, and
+// transport.ErrTooLarge for one above its limit, which is checked before sending.
+//
+// # What is delivered
+//
+// Everything that arrives in the inbox after Open, in the order of its arrival there,
+// each mail once. Mail servers may shuffle and, rarely, duplicate mail on its way;
+// the carrier does not undo that. Messages of this program's own are received like
+// others if they are addressed to its account.
+//
+// While nobody has stated an interest nothing is fetched. What arrives then is
+// looked at when somebody does.
+//
+// Mail that is not postbus', is damaged, is above the limit or can't be fetched is
+// skipped with a line in the log and never delays what follows. Mail above 64 KiB is
+// only fetched entirely if its header shows that somebody wants it.
+//
+// # When it is delivered
+//
+// The carrier rests in IDLE (RFC 2177). After a sign of life, a message delivered or a
+// request sent, it also looks into the inbox by itself, first every 2 ms and then at
+// intervals of a twentieth of the time that it has been quiet; after ten seconds of
+// quiet IDLE is left alone. That bridges the half second by which common servers delay
+// IDLE notifications. Once a minute, or once in a polling-period, it looks in any case,
+// because notifications get lost. A server without IDLE is looked at every second.
+//
+// # Outages
+//
+// A lost SMTP connection is replaced when the next message is sent; that the server has
+// closed an idle one is not noticed outside. A lost IMAP connection is replaced as soon
+// as it can be: the first attempts come after 0.1 s, 0.2 s and so on up to 30 s, less up
+// to a half at random, without end. Then reception goes on where it stopped: what has
+// arrived meanwhile is delivered, nothing twice. The loss and the return are logged,
+// once each.
+//
+// If the server renumbers the inbox (a new UIDVALIDITY, or UIDs that go back), the
+// carrier can't tell new mail from old. It says so in the log and goes on with what
+// arrives from then on.
+//
+// A silent server is a lost one: each command must be answered, or make progress,
+// within 30 seconds, a whole mail within two minutes.
+package email

@@ -1,0 +1,73 @@
+package email
+
+import "time"
+
+// The pace of looking into the mailbox. A look costs the server little (Dovecot:
+// 0.15 ms) but not nothing, and IDLE costs nothing but may be slow: stock Dovecot holds
+// back its notifications by 500 ms. So after a sign of life the mailbox is looked at
+// often, then ever less, and when IDLE is as good, IDLE is left alone.
+const (
+	// lateness is the greatest part of a time of quiet by which the message that ends
+	// it may be found late. It gives the intervals their geometric growth: each quiet
+	// phase costs some 130 looks in its first ten seconds and none after.
+	lateness = 1.0 / 20
+	// shortestWait keeps the cost of a steady stream below a tenth of a core.
+	shortestWait = 2 * time.Millisecond
+	// idleWorth is the wait from which on it is spent in IDLE, so that a server that
+	// notifies at once is not kept waiting. Below, entering IDLE would cost more.
+	idleWorth = 5 * time.Millisecond
+	// idleDelay is the delay of IDLE notifications to reckon with: waits that would
+	// be longer are left to IDLE alone.
+	idleDelay = 500 * time.Millisecond
+	// waitPerCost is how much longer than a look takes to wait after it: the share
+	// of the time that a busy or distant server is left in peace.
+	waitPerCost = 4
+
+	// safetyPeriod is the longest wait in IDLE. Servers lose notifications, and
+	// connections die without a word.
+	safetyPeriod = time.Minute
+	// pollPeriod is the longest wait without IDLE.
+	pollPeriod = time.Second
+)
+
+// pace is what the time of the next look depends on.
+type pace struct {
+	quiet   time.Duration // since the last sign of life: a delivery, a request sent
+	cost    time.Duration // of the last look that found nothing
+	canIdle bool
+	period  time.Duration // the configured period, or zero
+}
+
+// next says how long to wait before the next look, and whether to do so in IDLE.
+func (p pace) next() (wait time.Duration, idle bool) {
+	longest := p.period
+	if longest == 0 {
+		longest = pollPeriod
+		if p.canIdle {
+			longest = safetyPeriod
+		}
+	}
+	wait = max(shortestWait, time.Duration(float64(p.quiet)*lateness), waitPerCost*p.cost)
+	if p.canIdle && wait >= idleDelay {
+		wait = longest
+	}
+	wait = min(wait, longest)
+	return wait, p.canIdle && wait >= idleWorth
+}
+
+// The delays between attempts to reconnect.
+const (
+	firstDelay   = 100 * time.Millisecond
+	longestDelay = 30 * time.Second
+)
+
+// backOff returns how long to wait after so many failed attempts: twice as long each
+// time, and shortened at random by up to a half (jitter is from 0 to 1), so that many
+// clients of a server that comes back do not come all at once.
+func backOff(failed int, jitter float64) time.Duration {
+	delay := longestDelay
+	if failed < 10 {
+		delay = min(firstDelay<<failed, longestDelay)
+	}
+	return delay - time.Duration(jitter*float64(delay/2))
+}

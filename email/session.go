@@ -1,0 +1,257 @@
+package email
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/emersion/go-imap/v2"
+	"github.com/emersion/go-imap/v2/imapclient"
+
+	"github.com/postbus/postbus/email/wire"
+)
+
+const (
+	// doneTimeout is for the answer to DONE. A dead connection shows here, so it is
+	// shorter than that for other commands.
+	doneTimeout = 15 * time.Second
+	// headBytes is how much of each mail is fetched at first. It holds nearly all
+	// messages entirely, and the header of all others.
+	headBytes = wire.MaxHeaderBytes
+)
+
+// session is a connection to the mail server with the inbox open.
+//
+// go-imap's ways that it deals with: no command ever times out (see guard); a command
+// sent during IDLE blocks; the data of a FETCH must be read to the end or nothing else
+// is; a literal that a lost connection cuts short reads as complete; and an unsolicited
+// FETCH response passes for an answer, without the body that was asked for.
+type session struct {
+	link
+	client  *imapclient.Client
+	canIdle bool
+	idling  *imapclient.IdleCommand // IDLE is on
+	// news has an element when the server has announced a new mail.
+	news chan struct{}
+	// validity and next are the inbox's UIDVALIDITY and UIDNEXT when it was opened.
+	validity uint32
+	next     imap.UID
+	opened   time.Time
+	buffer   []byte
+}
+
+// openInbox connects, logs in and opens the inbox, without changing it.
+func (a *account) openInbox(ctx context.Context) (*session, error) {
+	ctx, cancel := bounded(ctx, connectTimeout)
+	defer cancel()
+	link, err := a.dial(ctx)
+	if err != nil {
+		if ctx.Err() != nil {
+			err = ended(ctx)
+		}
+		return nil, a.explain("email: imap connection", err)
+	}
+	s := &session{link: link, news: make(chan struct{}, 1), opened: time.Now(), buffer: make([]byte, headBytes)}
+	var step string
+	err = guard(ctx, link.bare, func() (err error) {
+		step, err = s.start(a)
+		return err
+	})
+	if err != nil {
+		s.close()
+		return nil, a.explain("email: imap "+step, err)
+	}
+	return s, nil
+}
+
+// start brings a fresh connection up to the open inbox. It returns the last step that
+// it has tried.
+func (s *session) start(a *account) (step string, err error) {
+	options := &imapclient.Options{
+		TLSConfig: a.tls,
+		UnilateralDataHandler: &imapclient.UnilateralDataHandler{
+			Mailbox: func(data *imapclient.UnilateralDataMailbox) {
+				if data.NumMessages != nil {
+					signal(s.news)
+				}
+			},
+		},
+	}
+	if a.server.scheme.security == startTLS {
+		if s.client, err = imapclient.NewStartTLS(s.link, options); err != nil {
+			return "STARTTLS", err
+		}
+	} else {
+		s.client = imapclient.New(s.link, options)
+	}
+	if err := s.client.WaitGreeting(); err != nil {
+		return "greeting", err
+	}
+	if err := s.client.Login(a.username, a.password).Wait(); err != nil {
+		return "login", err
+	}
+	// go-imap may be about to ask for the capabilities by itself. In IDLE that would
+	// get stuck, so wait for them here.
+	s.canIdle = s.client.Caps().Has(imap.CapIdle)
+	step = "opening of the inbox"
+	data, err := s.client.Select("INBOX", &imap.SelectOptions{ReadOnly: true}).Wait()
+	if err != nil {
+		return step, err
+	}
+	s.validity, s.next = data.UIDValidity, data.UIDNext
+	if s.next == 0 {
+		s.next, err = s.afterLast(data.NumMessages)
+	}
+	return step, err
+}
+
+// afterLast finds the UID after the last one in use, for servers that do not tell.
+func (s *session) afterLast(messages uint32) (imap.UID, error) {
+	if messages == 0 {
+		return 1, nil
+	}
+	found, err := s.client.Fetch(imap.SeqSetNum(messages), &imap.FetchOptions{UID: true}).Collect()
+	if err != nil {
+		return 0, err
+	}
+	if len(found) == 0 || found[0].UID == 0 {
+		return 0, fmt.Errorf("the server tells neither UIDNEXT nor the UID of the last message")
+	}
+	return after(found[0].UID), nil
+}
+
+// idle makes the server announce new mail. It ends with the next fetch.
+func (s *session) idle(ctx context.Context) error {
+	ctx, cancel := bounded(ctx, commandTimeout)
+	defer cancel()
+	return guard(ctx, s.bare, func() (err error) {
+		s.idling, err = s.client.Idle()
+		return err
+	})
+}
+
+// fetched is what a FETCH response says of a mail. The body is valid until the next.
+type fetched struct {
+	uid     imap.UID
+	size    int64 // of the whole mail, or 0 if the server did not say
+	body    []byte
+	hasBody bool
+}
+
+// oversized is the error of a server that sends more than it was asked for.
+type oversized struct {
+	uid         imap.UID
+	size, limit int64
+}
+
+func (e oversized) Error() string {
+	return fmt.Sprintf("the server sends %d bytes of message %d when asked for %d", e.size, e.uid, e.limit)
+}
+
+// fetch calls visit with each mail in a range of UIDs, with at most limit bytes of its
+// body. If IDLE is on it ends it, in the same round trip. A nil error means that the
+// server has told everything.
+func (s *session) fetch(ctx context.Context, from, to imap.UID, limit int64, visit func(fetched)) error {
+	idling, patience := s.idling, commandTimeout
+	s.idling = nil
+	if idling != nil {
+		patience = doneTimeout
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	watchdog := time.AfterFunc(patience, func() { cancel(noAnswer(patience)) })
+	defer watchdog.Stop()
+	progress := func() { watchdog.Reset(patience) }
+	return guard(ctx, s.bare, func() error {
+		if idling != nil {
+			if err := idling.Close(); err != nil {
+				return err
+			}
+		}
+		// Not "from:*", which would always mean the last mail too.
+		command := s.client.Fetch(imap.UIDSet{{Start: from, Stop: to}}, &imap.FetchOptions{
+			UID:         true,
+			RFC822Size:  true,
+			BodySection: []*imap.FetchItemBodySection{{Peek: true, Partial: &imap.SectionPartial{Size: limit}}},
+		})
+		err := s.readAll(command, limit, progress, visit)
+		if err != nil {
+			s.bare.Close() // instead of reading what was not asked for
+		}
+		if closeErr := command.Close(); err == nil {
+			err = closeErr
+		}
+		if idling != nil && err == nil {
+			err = idling.Wait()
+		}
+		return err
+	})
+}
+
+// readAll calls visit with each response to a FETCH.
+func (s *session) readAll(command *imapclient.FetchCommand, limit int64, progress func(), visit func(fetched)) error {
+	for message := command.Next(); message != nil; message = command.Next() {
+		progress()
+		var f fetched
+		for item := message.Next(); item != nil; item = message.Next() {
+			switch item := item.(type) {
+			case imapclient.FetchItemDataUID:
+				f.uid = item.UID
+			case imapclient.FetchItemDataRFC822Size:
+				f.size = item.Size
+			case imapclient.FetchItemDataBodySection:
+				f.hasBody = true
+				if item.Literal == nil {
+					continue // NIL: there is nothing, and never will be
+				}
+				size := item.Literal.Size()
+				if size > limit {
+					return oversized{f.uid, size, limit}
+				}
+				if f.body = s.buffer; size > int64(len(f.body)) {
+					f.body = make([]byte, size)
+				}
+				f.body = f.body[:size]
+				if err := readFull(item.Literal, f.body, progress); err != nil {
+					return err
+				}
+			}
+		}
+		visit(f)
+	}
+	return nil
+}
+
+// readFull fills b, and reports progress as it goes.
+func readFull(r io.Reader, b []byte, progress func()) error {
+	for len(b) > 0 {
+		n, err := r.Read(b)
+		b = b[n:]
+		if len(b) > 0 && err != nil {
+			return io.ErrUnexpectedEOF
+		}
+		progress()
+	}
+	return nil
+}
+
+// close ends the session and waits for its goroutines.
+func (s *session) close() {
+	s.bare.Close()
+	if s.client != nil {
+		<-s.client.Closed()
+	}
+	if s.idling != nil {
+		_ = s.idling.Close() // the connection is closed already
+		s.idling = nil
+	}
+}
+
+// signal puts an element into a channel of capacity one, unless there is one.
+func signal(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
