@@ -1,0 +1,444 @@
+package transport_test
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/postbus/postbus/intraprocess"
+	"github.com/postbus/postbus/transport"
+)
+
+// carrier is a carrier that notes what it is asked to do. Its functions may be nil.
+type carrier struct {
+	address string
+	send    func(ctx context.Context) error
+	receive func() error
+	close   func(ctx context.Context) error
+
+	dispatcher transport.Dispatcher
+	mu         sync.Mutex
+	sent       []transport.Message
+	log        []string
+}
+
+func (c *carrier) note(what string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.log = append(c.log, what)
+}
+
+func (c *carrier) Send(ctx context.Context, msgs ...*transport.Message) error {
+	c.mu.Lock()
+	for _, m := range msgs {
+		c.sent = append(c.sent, *m)
+	}
+	c.mu.Unlock()
+	if c.send != nil {
+		return c.send(ctx)
+	}
+	return nil
+}
+
+func (c *carrier) Receive(in transport.Interest, deliver func(transport.Delivery)) (func(), error) {
+	if c.receive != nil {
+		return nil, c.receive()
+	}
+	remove := c.dispatcher.Add(in, deliver)
+	return func() { remove(); c.note("stop " + in.Kind.String()) }, nil
+}
+
+func (c *carrier) Close(ctx context.Context) error {
+	c.note("close")
+	if c.close != nil {
+		return c.close(ctx)
+	}
+	return nil
+}
+
+func (c *carrier) Address() string { return c.address }
+
+// sink is an entity whose Drain takes as long as drain does.
+type sink struct {
+	deliver func(transport.Delivery)
+	drain   func(context.Context) error
+}
+
+func (s sink) Deliver(d transport.Delivery) {
+	if s.deliver != nil {
+		s.deliver(d)
+	}
+}
+
+func (s sink) Drain(ctx context.Context) error {
+	if s.drain != nil {
+		return s.drain(ctx)
+	}
+	return nil
+}
+
+func newNode(t *testing.T, c transport.Carrier, o *transport.Options) *transport.Node {
+	t.Helper()
+	n, err := transport.NewNode(c, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+func TestNewNodeInvalidOptions(t *testing.T) {
+	for _, test := range []struct {
+		what    string
+		options transport.Options
+		want    string
+	}{
+		{"pattern", transport.Options{Routes: transport.Routes{{Pattern: "a b", To: []string{"x"}}}}, "invalid name"},
+		{"recipients", transport.Options{Routes: transport.Routes{{Pattern: "/t"}}}, "no recipients"},
+		{"limit", transport.Options{MaxBody: -1}, "MaxBody is -1"},
+	} {
+		closeErr := errors.New("close failed")
+		c := &carrier{close: func(context.Context) error { return closeErr }}
+		n, err := transport.NewNode(c, &test.options)
+		if n != nil || err == nil || !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%s: NewNode = %v, %v, want an error with %q", test.what, n, err, test.want)
+		}
+		if !errors.Is(err, closeErr) || len(c.log) != 1 {
+			t.Errorf("%s: the carrier heard %q, error %v; want one close and its error", test.what, c.log, err)
+		}
+	}
+}
+
+func TestNodeLogger(t *testing.T) {
+	if n := newNode(t, &carrier{}, nil); n.Logger() != slog.Default() {
+		t.Error("without options the logger is not slog.Default()")
+	}
+	logger := slog.New(slog.DiscardHandler)
+	if n := newNode(t, &carrier{}, &transport.Options{Logger: logger}); n.Logger() != logger {
+		t.Error("the logger is not that of the options")
+	}
+}
+
+func TestNodeSendCompletesMessage(t *testing.T) {
+	gid := mustGID(t, someGID)
+	at := time.Unix(1000, 1)
+	routes := transport.Routes{{Pattern: "/r", To: []string{"r@example.com"}}}
+	foreign := transport.ParseID("foreign@id")
+	for _, test := range []struct {
+		what    string
+		address string
+		in      transport.Message
+		want    transport.Message // SourceTime is checked where it is set
+	}{
+		{
+			"what is missing", "robot@mail.example.com",
+			transport.Message{Name: "/t", Info: transport.Info{PublisherGID: gid, Sequence: 5}},
+			transport.Message{Name: "/t", Info: transport.Info{PublisherGID: gid, Sequence: 5}, ID: transport.NewID(gid, 5, "mail.example.com")},
+		},
+		{
+			"recipients", "a@b@c",
+			transport.Message{Name: "/r", Info: transport.Info{PublisherGID: gid, Sequence: 5}},
+			transport.Message{Name: "/r", Info: transport.Info{PublisherGID: gid, Sequence: 5}, ID: transport.NewID(gid, 5, "c"), To: []string{"r@example.com"}},
+		},
+		{
+			"address without @", "inbox.1",
+			transport.Message{Name: "/t", Info: transport.Info{PublisherGID: gid, Sequence: 5}},
+			transport.Message{Name: "/t", Info: transport.Info{PublisherGID: gid, Sequence: 5}, ID: transport.NewID(gid, 5, "inbox.1")},
+		},
+		{
+			"nothing", "a@b",
+			transport.Message{Name: "/r", ID: foreign, To: []string{"x@y"}, Info: transport.Info{PublisherGID: gid, Sequence: 5, SourceTime: at}},
+			transport.Message{Name: "/r", ID: foreign, To: []string{"x@y"}, Info: transport.Info{PublisherGID: gid, Sequence: 5, SourceTime: at}},
+		},
+	} {
+		c := &carrier{address: test.address}
+		n := newNode(t, c, &transport.Options{Routes: routes})
+		before := time.Now()
+		if err := n.Send(t.Context(), &test.in); err != nil {
+			t.Errorf("%s: %v", test.what, err)
+			continue
+		}
+		got := c.sent[0]
+		if test.want.Info.SourceTime.IsZero() {
+			if source := got.Info.SourceTime; source.Before(before) || source.After(time.Now()) {
+				t.Errorf("%s: the source time is %v, it is %v", test.what, source, before)
+			}
+			got.Info.SourceTime = time.Time{}
+		}
+		if diff := cmp.Diff(test.want, got, cmp.Comparer(func(a, b transport.ID) bool { return a == b })); diff != "" {
+			t.Errorf("%s: want -, got +:\n%s", test.what, diff)
+		}
+	}
+}
+
+func TestNodeSendRefuses(t *testing.T) {
+	c := &carrier{}
+	n := newNode(t, c, &transport.Options{MaxBody: 3})
+	for _, test := range []struct {
+		what string
+		m    transport.Message
+		want error
+	}{
+		{"name", transport.Message{Name: "a b"}, transport.ErrInvalidName},
+		{"pattern", transport.Message{Name: "*"}, transport.ErrInvalidName},
+		{"header", transport.Message{Name: "/t", Header: transport.Header{{Name: "Subject", Value: "x"}}}, transport.ErrInvalidHeader},
+		{"body", transport.Message{Name: "/t", Body: []byte("1234")}, transport.ErrTooLarge},
+		{"error text", transport.Message{Name: "/t", Kind: transport.ErrorResponse, Error: &transport.RemoteError{Text: "1234"}}, transport.ErrTooLarge},
+	} {
+		if err := n.Send(t.Context(), &test.m); !errors.Is(err, test.want) {
+			t.Errorf("%s: %v, want an error that wraps %v", test.what, err, test.want)
+		}
+	}
+	if len(c.sent) != 0 {
+		t.Errorf("%d messages reached the carrier", len(c.sent))
+	}
+	if err := n.Send(t.Context(), &transport.Message{Name: "/t", Body: []byte("123")}); err != nil {
+		t.Errorf("a body of the limit: %v", err)
+	}
+}
+
+func TestNodeSendReturnsCarriersError(t *testing.T) {
+	want := &transport.SendError{Name: "/t", Outcome: transport.Unknown, Err: transport.ErrTimeout}
+	n := newNode(t, &carrier{send: func(context.Context) error { return want }}, nil)
+	var got *transport.SendError
+	if err := n.Send(t.Context(), &transport.Message{Name: "/t"}); !errors.As(err, &got) || got != want {
+		t.Errorf("Send = %v, want %v", err, want)
+	}
+}
+
+func TestNodeReceiveErrors(t *testing.T) {
+	n := newNode(t, &carrier{receive: func() error { return transport.ErrNotSupported }}, nil)
+	for _, test := range []struct {
+		interest transport.Interest
+		want     error
+	}{
+		{topic("a b"), transport.ErrInvalidName},
+		{topic(""), transport.ErrInvalidName},
+		{topic("/a*"), transport.ErrInvalidName},
+		{topic("/a/*"), transport.ErrNotSupported},
+		{transport.Interest{Kind: transport.Response, Client: transport.NewGID()}, transport.ErrNotSupported},
+	} {
+		if stop, err := n.Receive(test.interest, sink{}); stop != nil || !errors.Is(err, test.want) {
+			t.Errorf("Receive(%+v): %v, want an error that wraps %v", test.interest, err, test.want)
+		}
+	}
+}
+
+func TestNodeAfterClose(t *testing.T) {
+	n := newNode(t, &carrier{}, nil)
+	stop, err := n.Receive(topic("/t"), sink{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := n.Close(t.Context()); err != nil {
+		t.Errorf("Close: %v", err)
+	}
+	stop() // is harmless
+	if err := n.Send(t.Context(), &transport.Message{Name: "/t"}); !errors.Is(err, transport.ErrClosed) {
+		t.Errorf("Send after Close: %v, want ErrClosed", err)
+	}
+	if _, err := n.Receive(topic("/t"), sink{}); !errors.Is(err, transport.ErrClosed) {
+		t.Errorf("Receive after Close: %v, want ErrClosed", err)
+	}
+}
+
+// Close goes on step by step: interests end, handlers finish and may send, clients
+// are drained after them, messages under way are waited for, the carrier is closed.
+func TestNodeCloseDrains(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := &carrier{}
+		slowSend := make(chan struct{})
+		n := newNode(t, c, nil)
+		inFlight := make(chan error)
+		c.send = func(context.Context) error { <-slowSend; return nil }
+		go func() { inFlight <- n.Send(t.Context(), &transport.Message{Name: "/slow"}) }()
+		synctest.Wait()
+		c.send = nil
+
+		work := make(chan struct{})
+		receive(t, n, topic("/t"), sink{drain: func(ctx context.Context) error {
+			c.note("handler begins")
+			<-work
+			err := n.Send(ctx, &transport.Message{Name: "/answer"})
+			c.note("handler ends")
+			return err
+		}})
+		receive(t, n, transport.Interest{Kind: transport.Response, Client: transport.NewGID()}, sink{drain: func(context.Context) error {
+			c.note("client drains")
+			return nil
+		}})
+		closed := make(chan error)
+		go func() { closed <- n.Close(t.Context()) }()
+
+		expect := func(want ...string) {
+			t.Helper()
+			synctest.Wait()
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			if diff := cmp.Diff(want, c.log); diff != "" {
+				t.Errorf("the log: want -, got +:\n%s", diff)
+			}
+		}
+		steps := []string{"stop topic message", "handler begins"}
+		expect(steps...)
+		if _, err := n.Receive(topic("/t"), sink{}); !errors.Is(err, transport.ErrClosed) {
+			t.Errorf("Receive while the node drains: %v, want ErrClosed", err)
+		}
+		close(work)
+		steps = append(steps, "handler ends", "stop response", "client drains")
+		expect(steps...)
+		if err := n.Send(t.Context(), &transport.Message{Name: "/t"}); !errors.Is(err, transport.ErrClosed) {
+			t.Errorf("Send when handlers have finished: %v, want ErrClosed", err)
+		}
+		close(slowSend)
+		expect(append(steps, "close")...)
+		if err := <-inFlight; err != nil {
+			t.Errorf("the message under way: %v", err)
+		}
+		if err := <-closed; err != nil {
+			t.Errorf("Close: %v", err)
+		}
+	})
+}
+
+func receive(t *testing.T, n *transport.Node, interest transport.Interest, s transport.Sink) (stop func()) {
+	t.Helper()
+	stop, err := n.Receive(interest, s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return stop
+}
+
+// An interest that has been stopped is the entity's own to drain.
+func TestNodeCloseLeavesStoppedInterests(t *testing.T) {
+	c := &carrier{}
+	n := newNode(t, c, nil)
+	stop := receive(t, n, topic("/t"), sink{drain: func(context.Context) error {
+		t.Error("a stopped interest is drained")
+		return nil
+	}})
+	stop()
+	stop()
+	if err := n.Close(t.Context()); err != nil {
+		t.Errorf("Close: %v", err)
+	}
+	if want := []string{"stop topic message", "close"}; !cmp.Equal(c.log, want) {
+		t.Errorf("the carrier heard %q, want %q", c.log, want)
+	}
+}
+
+func TestNodeCloseGivesUpWithContext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := &carrier{}
+		resume := make(chan struct{})
+		c.send = func(context.Context) error { <-resume; return nil }
+		n := newNode(t, c, nil)
+		go n.Send(t.Context(), &transport.Message{Name: "/slow"})
+		synctest.Wait()
+		receive(t, n, topic("/t"), sink{drain: func(ctx context.Context) error {
+			<-ctx.Done() // a handler that does not come to an end
+			return errors.New("handler is at work")
+		}})
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		begin := time.Now()
+		err := n.Close(ctx)
+		if d := time.Since(begin); d != time.Minute {
+			t.Errorf("Close took %v, want a minute", d)
+		}
+		for _, want := range []string{"handler is at work", "messages are still being sent"} {
+			if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), want) {
+				t.Errorf("Close: %v, want the context's error and %q", err, want)
+			}
+		}
+		if want := []string{"stop topic message", "close"}; !cmp.Equal(c.log, want) {
+			t.Errorf("the carrier heard %q, want %q", c.log, want)
+		}
+		close(resume)
+	})
+}
+
+func TestNodeSecondCloseWaitsForFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		closeErr := errors.New("close failed")
+		resume := make(chan struct{})
+		n := newNode(t, &carrier{close: func(context.Context) error { <-resume; return closeErr }}, nil)
+		first, second := make(chan error, 1), make(chan error, 1)
+		go func() { first <- n.Close(t.Context()) }()
+		synctest.Wait()
+		go func() { second <- n.Close(t.Context()) }()
+		synctest.Wait()
+		if len(second) > 0 {
+			t.Errorf("the second Close returned before the first: %v", <-second)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if err := n.Close(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("a Close whose context ends first: %v", err)
+		}
+		close(resume)
+		if one, two := <-first, <-second; !errors.Is(one, closeErr) || two != one {
+			t.Errorf("the results are %v and %v, want both %v", one, two, closeErr)
+		}
+	})
+}
+
+func TestNodeConcurrentUse(t *testing.T) {
+	n := newNode(t, intraprocess.New(), nil)
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			gid := transport.NewGID()
+			for seq := range uint64(200) {
+				err := n.Send(t.Context(), &transport.Message{
+					Kind: transport.TopicMessage, Name: "/t", Body: []byte("x"),
+					Info: transport.Info{PublisherGID: gid, Sequence: seq + 1},
+				})
+				if err != nil && !errors.Is(err, transport.ErrClosed) {
+					t.Errorf("Send: %v", err)
+				}
+				stop, err := n.Receive(topic("/t"), sink{})
+				if err == nil {
+					stop()
+				} else if !errors.Is(err, transport.ErrClosed) {
+					t.Errorf("Receive: %v", err)
+				}
+				if seq == 150 {
+					if err := n.Close(t.Context()); err != nil {
+						t.Errorf("Close: %v", err)
+					}
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
+
+func BenchmarkNodeSend(b *testing.B) {
+	n, err := transport.NewNode(&discard{}, nil)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer n.Close(context.Background())
+	m := &transport.Message{Kind: transport.TopicMessage, Name: "/chatter", Info: transport.Info{PublisherGID: transport.NewGID()}}
+	b.ReportAllocs()
+	for b.Loop() {
+		m.Info.Sequence++
+		m.ID, m.Info.SourceTime = transport.ID{}, time.Time{}
+		if err := n.Send(b.Context(), m); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// discard takes every message and does nothing with it.
+type discard struct{ carrier }
+
+func (*discard) Send(context.Context, ...*transport.Message) error { return nil }
