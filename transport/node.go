@@ -106,8 +106,8 @@ func NewNode(carrier Carrier, options *Options) (*Node, error) {
 func (n *Node) Logger() *slog.Logger { return n.logger }
 
 // Send checks a message, completes it and hands it to the carrier. It fills in a
-// zero ID from PublisherGID and Sequence, a zero SourceTime with the current time, and empty
-// recipients from the routes. m belongs to the carrier from then on; m.Body is
+// zero ID from PublisherGID (if it is zero, from a random one) and Sequence, a zero
+// SourceTime with the current time, and empty recipients from the routes. m belongs to the carrier from then on; m.Body is
 // borrowed until Send returns.
 //
 // It returns nil when the next hop has durably taken the message. Errors: those of
@@ -145,7 +145,11 @@ func (n *Node) complete(m *Message) error {
 		m.Info.SourceTime = time.Now()
 	}
 	if m.ID.IsZero() {
-		m.ID = NewID(m.Info.PublisherGID, m.Info.Sequence, n.host)
+		gid := m.Info.PublisherGID
+		if gid.IsZero() {
+			gid = NewGID() // so that it is not taken for a repetition of another
+		}
+		m.ID = NewID(gid, m.Info.Sequence, n.host)
 	}
 	if len(m.To) == 0 {
 		m.To = n.routes.Recipients(m.Name)

@@ -177,6 +177,26 @@ func TestNodeSendCompletesMessage(t *testing.T) {
 	}
 }
 
+// Messages of nobody in particular must not share an ID, or receivers drop them as
+// duplicates.
+func TestNodeSendGivesAnonymousMessagesDifferentIDs(t *testing.T) {
+	c := &carrier{address: "a@b"}
+	n := newNode(t, c, nil)
+	for range 2 {
+		if err := n.Send(t.Context(), &transport.Message{Kind: transport.TopicMessage, Name: "/t"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if c.sent[0].ID == c.sent[1].ID {
+		t.Errorf("both messages have the ID %q", c.sent[0].ID)
+	}
+	for _, m := range c.sent {
+		if !m.Info.PublisherGID.IsZero() || m.Info.Sequence != 0 {
+			t.Errorf("the message is said to be number %d of %v", m.Info.Sequence, m.Info.PublisherGID)
+		}
+	}
+}
+
 func TestNodeSendRefuses(t *testing.T) {
 	c := &carrier{}
 	n := newNode(t, c, &transport.Options{MaxBody: 3})
