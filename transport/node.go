@@ -218,6 +218,11 @@ func (n *Node) Close(ctx context.Context) error {
 		select {
 		case <-n.closed:
 			return n.closeErr
+		default:
+		}
+		select {
+		case <-n.closed:
+			return n.closeErr
 		case <-ctx.Done():
 			return fmt.Errorf("close node: %w", ctx.Err())
 		}

@@ -410,6 +410,21 @@ func TestNodeSecondCloseWaitsForFirst(t *testing.T) {
 	})
 }
 
+// Once a node is closed its Close has one result, even when the context has ended.
+func TestNodeSecondCloseWithEndedContext(t *testing.T) {
+	n := newNode(t, &carrier{}, nil)
+	if err := n.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	for range 100 {
+		if err := n.Close(ctx); err != nil {
+			t.Fatalf("a later Close: %v", err)
+		}
+	}
+}
+
 func TestNodeConcurrentUse(t *testing.T) {
 	n := newNode(t, intraprocess.New(), nil)
 	var wg sync.WaitGroup
