@@ -3,7 +3,9 @@ package wire
 import (
 	"bytes"
 	"fmt"
+	"iter"
 	"net/mail"
+	"slices"
 	"strings"
 
 	"github.com/postbus/postbus/transport"
@@ -79,22 +81,22 @@ func bareAddress(element []byte) string {
 	return text
 }
 
-// addresses returns the bare addresses of an address list (RFC 5322 section 3.4), those
-// of groups included. What can't be read is passed over: a mail should not be lost
-// because one of its many recipients is spelled oddly.
-func addresses(value []byte, limit int) []string {
-	var list []string
-	value = unfold(value)
-	for start, tries := 0, 0; start <= len(value) && len(list) < limit && tries < MaxAddresses; tries++ {
-		end, group := elementEnd(value, start)
-		if !group {
-			if a := bareAddress(value[start:end]); a != "" {
-				list = append(list, a)
+// addresses yields the bare addresses of an address list (RFC 5322 section 3.4), those of
+// groups included. What can't be read is passed over: a mail should not be lost because
+// one of its many recipients is spelled oddly.
+func addresses(value []byte) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		value = unfold(value)
+		for start, tries := 0, 0; start < len(value) && tries < MaxAddresses; tries++ {
+			end, group := elementEnd(value, start)
+			if !group {
+				if a := bareAddress(value[start:end]); a != "" && !yield(a) {
+					return
+				}
 			}
+			start = end + 1
 		}
-		start = end + 1
 	}
-	return list
 }
 
 // elementEnd returns the end of the list element that begins at start: the next comma,
@@ -131,15 +133,12 @@ func elementEnd(value []byte, start int) (end int, group bool) {
 
 // readAddresses fills in sender, reply address and recipients.
 func (h *header) readAddresses(m *transport.Message) {
-	first := func(f field) string {
-		if list := addresses(h.values[f], 1); len(list) > 0 {
-			return list[0]
-		}
-		return ""
+	for m.From = range addresses(h.values[fieldFrom]) {
+		break
 	}
-	m.From = first(fieldFrom)
-	if m.ReplyTo = first(fieldReplyTo); m.ReplyTo == "" {
-		m.ReplyTo = m.From
+	m.ReplyTo = m.From
+	for m.ReplyTo = range addresses(h.values[fieldReplyTo]) {
+		break
 	}
-	m.To = addresses(h.values[fieldTo], MaxAddresses)
+	m.To = slices.Collect(addresses(h.values[fieldTo]))
 }

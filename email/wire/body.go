@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 	"unicode/utf8"
+
+	"github.com/postbus/postbus/transport"
 )
 
 // The content types that are written when the sender has declared none.
@@ -27,6 +29,57 @@ const (
 	// as it is. One digit is plenty for text that people write.
 	maxFinalEndings = 9
 )
+
+// bodyPlan says how a payload travels.
+type bodyPlan struct {
+	payload []byte
+	plain   bool       // as it is, with the line endings of mail
+	ending  lineEnding // if plain
+	mime    string     // the content type to write when none is declared
+	size    int        // bytes that the encoded payload will take
+}
+
+// planBody decides how the payload of m travels: readable if it can be.
+func planBody(m *transport.Message) bodyPlan {
+	p := bodyPlan{payload: m.Body, mime: textType}
+	if m.Error != nil {
+		p.payload = []byte(m.Error.Text)
+	}
+	if p.ending, p.plain = plainLines(p.payload); p.plain {
+		p.size = len(p.payload) + bytes.Count(p.payload, []byte("\n")) + 2
+		return p
+	}
+	if !isText(p.payload) {
+		p.mime = binaryType
+	}
+	p.size = base64.StdEncoding.EncodedLen(len(p.payload)) + 2*(len(p.payload)/encodedLine+1)
+	return p
+}
+
+// appendFields writes the MIME fields (RFC 2045) and those that restore the payload.
+func (p *bodyPlan) appendFields(dst []byte, declared string) []byte {
+	written := p.mime
+	if declared != "" && !isComposite([]byte(declared)) {
+		written = declared
+	}
+	dst = append(dst, "MIME-Version: 1.0\r\n"...)
+	dst = appendLine(dst, "Content-Type", written)
+	if declared != "" && (written != declared || isDefaultType(declared)) {
+		dst = appendLine(dst, headerBodyType, declared)
+	}
+	if p.plain {
+		dst = append(dst, "Content-Transfer-Encoding: 7bit\r\n"...)
+		return appendLine(dst, headerLineEnding, p.ending.String())
+	}
+	return append(dst, "Content-Transfer-Encoding: base64\r\n"...)
+}
+
+func (p *bodyPlan) appendBody(dst []byte) []byte {
+	if p.plain {
+		return appendLines(dst, p.payload)
+	}
+	return appendBase64(dst, p.payload)
+}
 
 // lineEnding is the value of a Body-Line-Ending field: what a receiver needs to restore
 // a text payload whose line endings have become those of mail.
@@ -175,42 +228,42 @@ func decodeBase64(b []byte) ([]byte, error) {
 }
 
 // body returns the payload from what follows the header section.
-func (h *header) body(rest []byte) ([]byte, error) {
-	var text []byte
-	switch encoding := strings.ToLower(string(unfold(h.values[fieldEncoding]))); encoding {
-	case "base64":
-		decoded, err := decodeBase64(rest)
-		if err != nil {
-			return nil, err
-		}
-		if !h.has(fieldLineEnding) {
-			return decoded, nil
-		}
-		text = decoded
-	case "quoted-printable": // never written here, but servers turn 8bit into it
-		decoded, err := io.ReadAll(quotedprintable.NewReader(bytes.NewReader(cutLineEnding(rest))))
-		if err != nil {
-			return nil, malformed("the body is broken quoted-printable")
-		}
-		if !h.has(fieldLineEnding) {
-			return decoded, nil
-		}
-		text = decoded
-	case "", "7bit", "8bit", "binary":
-		if !h.has(fieldLineEnding) {
-			// rmw_email and other simple writers: the payload has no final line
-			// ending of its own, and a server has added one.
-			return bytes.Clone(cutLineEnding(rest)), nil
-		}
-		text = rest
-	default:
-		return nil, malformed("%s is %.40q, which is not known", fieldNames[fieldEncoding], encoding)
+func (h *header) body(rest []byte) (text []byte, err error) {
+	restore := h.has(fieldLineEnding)
+	if !restore {
+		// rmw_email and other simple writers: the payload has no final line ending
+		// of its own, and a server has added one.
+		rest = cutLineEnding(rest)
 	}
-	e, err := parseLineEnding(unfold(h.values[fieldLineEnding]))
+	encoding := unfold(h.values[fieldEncoding])
+	switch is := func(name string) bool { return bytes.EqualFold(encoding, []byte(name)) }; {
+	case is("base64"):
+		text, err = decodeBase64(rest)
+	case is("quoted-printable"): // never written here, but servers turn 8bit into it
+		text, err = decodeQuotedPrintable(rest)
+	case is("7bit"), is("8bit"), is("binary"), len(encoding) == 0:
+		if text = rest; !restore {
+			text = bytes.Clone(rest)
+		}
+	default:
+		err = malformed("%s is %.40q, which is not known", fieldNames[fieldEncoding], encoding)
+	}
+	if err != nil || !restore {
+		return text, err
+	}
+	ending, err := parseLineEnding(unfold(h.values[fieldLineEnding]))
 	if err != nil {
 		return nil, err
 	}
-	return restoreLines(text, e), nil
+	return restoreLines(text, ending), nil
+}
+
+func decodeQuotedPrintable(b []byte) ([]byte, error) {
+	body, err := io.ReadAll(quotedprintable.NewReader(bytes.NewReader(b)))
+	if err != nil {
+		return nil, malformed("the body is broken quoted-printable")
+	}
+	return body, nil
 }
 
 // cutLineEnding cuts one line ending off the end.
@@ -223,7 +276,7 @@ func cutLineEnding(b []byte) []byte {
 
 // contentType returns the content type that the sender declared, or "".
 func (h *header) contentType() (string, error) {
-	written := bytes.ReplaceAll(unfold(h.values[fieldContentType]), []byte("\t"), []byte(" "))
+	written := unfold(h.values[fieldContentType])
 	if isComposite(written) {
 		return "", foreign("its content type is %.40q", written)
 	}
@@ -237,7 +290,7 @@ func (h *header) contentType() (string, error) {
 	if len(written) == 0 || string(written) == textType || string(written) == binaryType {
 		return "", nil
 	}
-	declared := string(written)
+	declared := strings.ReplaceAll(string(written), "\t", " ") // of folding
 	if err := validContentType(declared); err != nil {
 		return "", malformed("%s: %v", fieldNames[fieldContentType], err)
 	}

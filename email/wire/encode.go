@@ -2,7 +2,6 @@ package wire
 
 import (
 	"bytes"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"math"
@@ -281,55 +280,4 @@ func appendUint(dst []byte, name string, n uint64) []byte {
 	dst = append(dst, ": "...)
 	dst = strconv.AppendUint(dst, n, 10)
 	return append(dst, "\r\n"...)
-}
-
-// bodyPlan says how a payload travels.
-type bodyPlan struct {
-	payload []byte
-	plain   bool       // as it is, with the line endings of mail
-	ending  lineEnding // if plain
-	mime    string     // the content type to write when none is declared
-	size    int        // bytes that the encoded payload will take
-}
-
-// planBody decides how the payload of m travels: readable if it can be.
-func planBody(m *transport.Message) bodyPlan {
-	p := bodyPlan{payload: m.Body, mime: textType}
-	if m.Error != nil {
-		p.payload = []byte(m.Error.Text)
-	}
-	if p.ending, p.plain = plainLines(p.payload); p.plain {
-		p.size = len(p.payload) + bytes.Count(p.payload, []byte("\n")) + 2
-		return p
-	}
-	if !isText(p.payload) {
-		p.mime = binaryType
-	}
-	p.size = base64.StdEncoding.EncodedLen(len(p.payload)) + 2*(len(p.payload)/encodedLine+1)
-	return p
-}
-
-// appendFields writes the MIME fields (RFC 2045) and those that restore the payload.
-func (p *bodyPlan) appendFields(dst []byte, declared string) []byte {
-	written := p.mime
-	if declared != "" && !isComposite([]byte(declared)) {
-		written = declared
-	}
-	dst = append(dst, "MIME-Version: 1.0\r\n"...)
-	dst = appendLine(dst, "Content-Type", written)
-	if declared != "" && (written != declared || isDefaultType(declared)) {
-		dst = appendLine(dst, headerBodyType, declared)
-	}
-	if p.plain {
-		dst = append(dst, "Content-Transfer-Encoding: 7bit\r\n"...)
-		return appendLine(dst, headerLineEnding, p.ending.String())
-	}
-	return append(dst, "Content-Transfer-Encoding: base64\r\n"...)
-}
-
-func (p *bodyPlan) appendBody(dst []byte) []byte {
-	if p.plain {
-		return appendLines(dst, p.payload)
-	}
-	return appendBase64(dst, p.payload)
 }

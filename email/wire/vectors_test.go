@@ -4,6 +4,7 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -53,6 +54,22 @@ func TestWrittenVectors(t *testing.T) {
 			}
 			requireEqual(t, mustDecode(t, file), received(v.message, e))
 		})
+	}
+}
+
+func TestSpecificationShowsTheVectors(t *testing.T) {
+	specification, err := os.ReadFile("../../docs/wire-format.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"topic.eml", "request.eml"} {
+		file, err := os.ReadFile(filepath.Join("testdata", name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if mail := strings.ReplaceAll(string(file), "\r\n", "\n"); !strings.Contains(string(specification), "```\n"+strings.TrimSuffix(mail, "\n")) {
+			t.Errorf("docs/wire-format.md does not show %s", name)
+		}
 	}
 }
 
