@@ -84,7 +84,7 @@ func (f Field) validate() error {
 	}
 	for i := range len(f.Name) {
 		if c := f.Name[i]; c <= ' ' || c >= 0x7f || c == ':' {
-			return fmt.Errorf("byte %q at index %d of the name is not allowed", c, i)
+			return fmt.Errorf("byte %q at index %d of the name is not allowed", f.Name[i:i+1], i)
 		}
 	}
 	if ReservedHeader(f.Name) {

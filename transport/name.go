@@ -35,7 +35,7 @@ func validate(name string, wildcards bool) error {
 	}
 	for i := range len(name) {
 		if c := name[i]; !nameByte(c) && !(wildcards && (c == '*' || c == '>')) {
-			return fmt.Errorf("%w: byte %q at index %d of %s %q; allowed are A-Z a-z 0-9 _ ~ . - / { } $", ErrInvalidName, c, i, what, name)
+			return fmt.Errorf("%w: byte %q at index %d of %s %q; allowed are A-Z a-z 0-9 _ ~ . - / { } $", ErrInvalidName, name[i:i+1], i, what, name)
 		}
 	}
 	if !wildcards {

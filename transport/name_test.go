@@ -24,20 +24,20 @@ func TestValidateName(t *testing.T) {
 
 		{"", "the name is empty"},
 		{strings.Repeat("n", transport.MaxName+1), "has 201 bytes, at most 200"},
-		{"a b", `byte ' ' at index 1 of name "a b"`},
-		{"a\r\nBcc: x", `byte '\r' at index 1`},
-		{"a\nb", `byte '\n' at index 1`},
-		{"a\x00", `byte '\x00' at index 1`},
-		{"a\tb", `byte '\t' at index 1`},
-		{"=?utf-8?q?x?=", `byte '=' at index 0`},
-		{"a?", `byte '?' at index 1`},
-		{"a:b", `byte ':' at index 1`},
-		{"<a>", `byte '<' at index 0`},
-		{"*", `byte '*' at index 0`},
-		{"/a/>", `byte '>' at index 3`},
-		{"a\x7f", `byte '\x7f' at index 1`},
-		{"grün", `byte 'Ã' at index 2`},
-		{"a\xff", `byte 'ÿ' at index 1`},
+		{"a b", `byte " " at index 1 of name "a b"`},
+		{"a\r\nBcc: x", `byte "\r" at index 1`},
+		{"a\nb", `byte "\n" at index 1`},
+		{"a\x00", `byte "\x00" at index 1`},
+		{"a\tb", `byte "\t" at index 1`},
+		{"=?utf-8?q?x?=", `byte "=" at index 0`},
+		{"a?", `byte "?" at index 1`},
+		{"a:b", `byte ":" at index 1`},
+		{"<a>", `byte "<" at index 0`},
+		{"*", `byte "*" at index 0`},
+		{"/a/>", `byte ">" at index 3`},
+		{"a\x7f", `byte "\x7f" at index 1`},
+		{"grün", `byte "\xc3" at index 2 of name "grün"`},
+		{"a\xff", `byte "\xff" at index 1`},
 	} {
 		checkName(t, "ValidateName", test.name, transport.ValidateName(test.name), test.want)
 	}
@@ -82,8 +82,8 @@ func TestValidatePattern(t *testing.T) {
 		{"/a*", tokens},
 		{"a/*", tokens}, // its tokens end at "."
 		{"/a.*", tokens},
-		{"a ", `byte ' ' at index 1 of pattern "a "`},
-		{"?", `byte '?'`},
+		{"a ", `byte " " at index 1 of pattern "a "`},
+		{"?", `byte "?"`},
 	} {
 		checkName(t, "ValidatePattern", test.pattern, transport.ValidatePattern(test.pattern), test.want)
 	}
