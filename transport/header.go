@@ -3,6 +3,7 @@ package transport
 import (
 	"fmt"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 )
 
@@ -97,7 +98,7 @@ func (f Field) validate() error {
 		return fmt.Errorf("the value is not valid UTF-8")
 	}
 	for i, r := range f.Value {
-		if r < ' ' || r == 0x7f {
+		if unicode.IsControl(r) {
 			return fmt.Errorf("control character %q at index %d of the value", r, i)
 		}
 	}

@@ -60,6 +60,7 @@ func TestHeaderValidate(t *testing.T) {
 		{"NUL in value", "A", "\x00", `control character '\x00' at index 0`},
 		{"tab in value", "A", "x\ty", `control character '\t' at index 1`},
 		{"DEL in value", "A", "\x7f", "control character"},
+		{"C1 control in value", "A", "x\u0085y", "control character '\\u0085' at index 1"},
 		{"invalid UTF-8", "A", "\xff", "not valid UTF-8"},
 		{"leading blank", "A", " x", "blank"},
 		{"trailing blank", "A", "x ", "blank"},
