@@ -1,0 +1,139 @@
+package waitset_test
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/postbus/postbus/waitset"
+)
+
+var sizes = []int{1, 100, 1_000, 10_000}
+
+// fill returns a set of n entities, of which one is in the middle.
+func fill(t testing.TB, n int, one waitset.Entity) *waitset.WaitSet {
+	t.Helper()
+	entities := make([]waitset.Entity, n)
+	for i := range entities {
+		entities[i] = new(inbox)
+	}
+	entities[n/2] = one
+	ws, err := waitset.New(entities...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { ws.Close() })
+	// The first wait looks at every entity once.
+	if _, err := ws.Wait(t.Context(), 0); err != nil {
+		t.Fatal(err)
+	}
+	return ws
+}
+
+// pingPong has a goroutine of its own trigger guard once for each ask.
+func pingPong(t testing.TB, guard *waitset.GuardCondition) (ask func()) {
+	asked := make(chan struct{})
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for range asked {
+			guard.Trigger()
+		}
+	}()
+	t.Cleanup(func() { close(asked); <-done })
+	return func() { asked <- struct{}{} }
+}
+
+func TestWaitDoesNotAllocate(t *testing.T) {
+	guard := waitset.NewGuardCondition()
+	ws := fill(t, 1000, guard)
+	ctx := t.Context()
+	wait := func(timeout time.Duration, want int) {
+		ready, err := ws.Wait(ctx, timeout)
+		n := 0
+		for range ready.All() {
+			n++
+		}
+		if err != nil || ready.Len() != want || n != want || ready.Has(guard) != (want == 1) {
+			t.Fatalf("%d ready, %v; want %d", ready.Len(), err, want)
+		}
+	}
+	ask := pingPong(t, guard)
+	for name, f := range map[string]func(){
+		"already ready": func() { guard.Trigger(); wait(-1, 1) },
+		"nothing ready": func() { wait(0, 0) },
+		"timed out":     func() { wait(1, 0) },
+		"woken":         func() { ask(); wait(time.Minute, 1) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			if n := testing.AllocsPerRun(100, f); n != 0 {
+				t.Errorf("%v allocations per wait, want none", n)
+			}
+		})
+	}
+}
+
+// BenchmarkWait is a wait that finds one entity of many ready.
+func BenchmarkWait(b *testing.B) {
+	for _, n := range sizes {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			one := new(inbox)
+			ws := fill(b, n, one)
+			ctx := b.Context()
+			b.ReportAllocs()
+			for b.Loop() {
+				one.put()
+				if ready, err := ws.Wait(ctx, -1); err != nil || !ready.Has(one) {
+					b.Fatal(err)
+				}
+				one.take()
+			}
+		})
+	}
+}
+
+// BenchmarkWake is from the trigger in one goroutine to the return of a wait that was
+// asleep in another, plus the way back over a channel.
+func BenchmarkWake(b *testing.B) {
+	for _, n := range sizes {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			guard := waitset.NewGuardCondition()
+			ws := fill(b, n, guard)
+			ask := pingPong(b, guard)
+			ctx := b.Context()
+			b.ReportAllocs()
+			for b.Loop() {
+				ask()
+				if ready, err := ws.Wait(ctx, time.Minute); err != nil || !ready.Has(guard) {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+// BenchmarkWaitAll is a wait that finds all entities ready, and has to ask each.
+func BenchmarkWaitAll(b *testing.B) {
+	for _, n := range sizes {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			entities := make([]waitset.Entity, n)
+			for i := range entities {
+				one := new(inbox)
+				one.put()
+				entities[i] = one
+			}
+			ws, err := waitset.New(entities...)
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer ws.Close()
+			ctx := b.Context()
+			b.ReportAllocs()
+			for b.Loop() {
+				if ready, err := ws.WaitAll(ctx, -1); err != nil || ready.Len() != n {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
