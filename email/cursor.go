@@ -9,10 +9,10 @@ import (
 
 // cursor is the place in the inbox up to which everything has been delivered.
 //
-// UIDs only grow (RFC 9051 section 2.3.1.1): when the server has told all it has, UIDs
-// below the highest that it did not mention belong to no mail and never will. A mail
-// that it did mention without sending it is another matter: it holds the cursor, and
-// the mails behind it, back.
+// UIDs only grow (RFC 9051 section 2.3.1.1): when the server has sent all it has, UIDs
+// below the highest sent that did not come belong to no mail and never will. A mail
+// that it has mentioned without sending it proves nothing: it may have arrived during
+// the FETCH, with others before it. It holds back the mails behind it.
 type cursor struct {
 	validity uint32
 	next     imap.UID
@@ -31,7 +31,7 @@ const widestWindow = 1024
 type batch struct {
 	from, to imap.UID // asked for
 	found    bool     // there was a mail not delivered yet
-	highest  imap.UID
+	highest  imap.UID // that came with its body
 	blocked  imap.UID // the first mail that could not be delivered, or 0
 	large    imap.UID // a mail of which the rest must be fetched, or 0
 }
@@ -48,11 +48,16 @@ func (c *cursor) begin() batch {
 // accept notes a mail that the server has mentioned, and reports whether it is to be
 // delivered now: not if it has been, nor if an earlier one must come first.
 func (c *cursor) accept(b *batch, uid imap.UID, hasBody bool) bool {
-	if _, done := c.ahead[uid]; done || uid < c.next {
+	if uid < c.next {
+		return false
+	}
+	if hasBody {
+		b.highest = max(b.highest, uid)
+	}
+	if _, done := c.ahead[uid]; done {
 		return false
 	}
 	b.found = true
-	b.highest = max(b.highest, uid)
 	if !hasBody {
 		b.block(uid)
 	}
@@ -79,8 +84,8 @@ func (c *cursor) delivered(uid imap.UID) {
 func (c *cursor) finish(b *batch, complete bool) {
 	switch {
 	case complete && b.blocked != 0:
-		c.pass(b.blocked - 1)
-	case complete && b.found:
+		c.pass(min(b.highest, b.blocked-1))
+	case complete && b.highest != 0:
 		c.pass(b.highest)
 	default:
 		for c.next != math.MaxUint32 {

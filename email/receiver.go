@@ -241,7 +241,7 @@ func (r *receiver) fetch(ctx context.Context) (more bool, err error) {
 	switch {
 	case isNo(err):
 		// Some could not be read: deleted just now, which the next look shows, or damaged.
-		r.cursor.finish(&batch, r.outOfPatience(err))
+		r.cursor.finish(&batch, r.outOfPatience(r.cursor.next, err))
 		return false, nil
 	case err != nil:
 		r.cursor.finish(&batch, false)
@@ -256,7 +256,7 @@ func (r *receiver) fetch(ctx context.Context) (more bool, err error) {
 		return batch.found || batch.to != math.MaxUint32, nil
 	case batch.large == batch.blocked:
 		return r.fetchWhole(ctx, batch.large)
-	case r.outOfPatience(errNoBody):
+	case r.outOfPatience(batch.blocked, errNoBody):
 		r.cursor.pass(batch.blocked)
 		return true, nil
 	}
@@ -285,7 +285,7 @@ func (r *receiver) fetchWhole(ctx context.Context, uid imap.UID) (more bool, err
 		r.cursor.window = 1
 		return true, nil
 	case err == errNoBody || isNo(err):
-		if r.outOfPatience(err) {
+		if r.outOfPatience(uid, err) {
 			r.cursor.pass(uid)
 			return true, nil
 		}
@@ -294,11 +294,11 @@ func (r *receiver) fetchWhole(ctx context.Context, uid imap.UID) (more bool, err
 	return false, err
 }
 
-// outOfPatience counts how often the mails at the cursor have been asked for in vain,
-// and reports whether that was often enough to go on without them.
-func (r *receiver) outOfPatience(err error) bool {
-	if r.stuck != r.cursor.next {
-		r.stuck, r.tries = r.cursor.next, 0
+// outOfPatience counts how often a mail, or those from it on, have been asked for in
+// vain, and reports whether that was often enough to go on without.
+func (r *receiver) outOfPatience(uid imap.UID, err error) bool {
+	if r.stuck != uid {
+		r.stuck, r.tries = uid, 0
 	}
 	if r.tries++; r.tries < patientTries {
 		return false

@@ -52,9 +52,14 @@ func (a *account) openInbox(ctx context.Context) (*session, error) {
 		}
 		return nil, a.explain("email: imap connection", err)
 	}
+	return a.startSession(ctx, link)
+}
+
+// startSession logs in on a fresh connection and opens the inbox.
+func (a *account) startSession(ctx context.Context, link link) (*session, error) {
 	s := &session{link: link, news: make(chan struct{}, 1), opened: time.Now(), buffer: make([]byte, headBytes)}
 	var step string
-	err = guard(ctx, link.bare, func() (err error) {
+	err := guard(ctx, link.bare, func() (err error) {
 		step, err = s.start(a)
 		return err
 	})
@@ -178,6 +183,11 @@ func (s *session) fetch(ctx context.Context, from, to imap.UID, limit int64, vis
 		err := s.readAll(command, limit, progress, visit)
 		if err != nil {
 			s.bare.Close() // instead of reading what was not asked for
+		}
+		if err == io.ErrUnexpectedEOF {
+			// go-imap's reader goes on when a literal breaks off, and Close would
+			// read from the same buffer at the same time.
+			<-s.client.Closed()
 		}
 		if closeErr := command.Close(); err == nil {
 			err = closeErr
