@@ -16,6 +16,11 @@ import (
 type Options struct {
 	// Logger hears what happens in the background. Nil means slog.Default().
 	Logger *slog.Logger
+	// OnMail, if set, is called with each mail that turns out to be a message, before
+	// the message is delivered: to show or record what travels. raw is only lent, m
+	// is not to be changed, and the call must not block. It can't be concurrent with
+	// itself.
+	OnMail func(raw []byte, m *transport.Message)
 }
 
 // Carrier sends and receives messages as mail over one account. All methods may be
@@ -92,6 +97,7 @@ func newCarrier(config Config, options Options) (*Carrier, error) {
 		receiver: receiver{
 			address: address,
 			logger:  options.Logger,
+			onMail:  options.OnMail,
 			period:  config.PollingPeriod,
 			maxMail: headBytes + int64(float64(config.MaxBody)*mailPerBody),
 		},

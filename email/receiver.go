@@ -30,6 +30,7 @@ const (
 type receiver struct {
 	address    string // for the log
 	logger     *slog.Logger
+	onMail     func([]byte, *transport.Message) // may be nil
 	period     time.Duration
 	maxMail    int64
 	dispatcher transport.Dispatcher
@@ -346,6 +347,9 @@ func (r *receiver) process(f fetched) {
 		return
 	}
 	m.Info.ReceivedTime = time.Now()
+	if r.onMail != nil {
+		r.onMail(f.body, m)
+	}
 	if r.dispatcher.Dispatch(transport.Delivery{Message: m}) > 0 {
 		r.touch()
 	}
