@@ -184,18 +184,34 @@ func (a *account) list(ref string, patterns []string, options *imap.ListOptions)
 	return found
 }
 
-// matchMailbox matches a name against a LIST pattern. The library's matching
-// takes exponential time for a pattern full of asterisks; a run of them, or
-// one beside a percent sign, means no more than a single asterisk, and more
-// than a few apart are nothing that a client asks for.
+// matchMailbox matches a name against a reference and a pattern of LIST, where
+// "*" stands for anything and "%" for anything without a delimiter (RFC 9051
+// section 6.3.9). The library's matching takes exponential time for some
+// patterns; this one keeps, for every length, whether the pattern so far can
+// match the start of the name.
 func matchMailbox(name, ref, pattern string) bool {
-	if strings.Count(pattern, "*")+strings.Count(pattern, "%") > 4 {
+	pattern = ref + pattern
+	if strings.EqualFold(pattern, inboxName) {
+		return name == inboxName
+	}
+	if len(pattern) > 2*maxMailboxName {
 		return false
 	}
-	if strings.EqualFold(pattern, inboxName) {
-		pattern = inboxName
+	match := make([]bool, len(name)+1)
+	match[0] = true
+	for _, p := range []byte(pattern) {
+		if p == '*' || p == '%' {
+			for i := range len(name) {
+				match[i+1] = match[i+1] || match[i] && (p == '*' || name[i] != byte(delimiter))
+			}
+			continue
+		}
+		for i := len(name) - 1; i >= 0; i-- {
+			match[i+1] = match[i] && name[i] == p
+		}
+		match[0] = false
 	}
-	return imapserver.MatchList(name, delimiter, ref, pattern)
+	return match[len(name)]
 }
 
 // Status implements imapserver.Session.

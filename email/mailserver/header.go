@@ -17,7 +17,7 @@ func headerEnd(mail []byte) int {
 	n := 0
 	for n < len(mail) {
 		line := lineAt(mail, n)
-		if n == 0 && fieldName(line) == "" && !blank(line) {
+		if n == 0 && len(fieldName(line)) == 0 && !blank(line) {
 			return 0
 		}
 		n += len(line)
@@ -39,27 +39,27 @@ func lineAt(b []byte, n int) []byte {
 func blank(line []byte) bool { return len(bytes.TrimRight(line, "\r\n")) == 0 }
 
 // fieldName returns the name of the header field that starts with the line, or
-// "" if none does (RFC 5322 section 2.2; a blank before the colon is the
+// nothing if none does (RFC 5322 section 2.2; a blank before the colon is the
 // obsolete syntax of section 4.5).
-func fieldName(line []byte) string {
+func fieldName(line []byte) []byte {
 	name, _, ok := bytes.Cut(line, []byte(":"))
 	if !ok {
-		return ""
+		return nil
 	}
 	name = bytes.TrimRight(name, " \t")
 	for _, c := range name {
 		if c <= ' ' || c >= 0x7f {
-			return ""
+			return nil
 		}
 	}
-	return string(name)
+	return name
 }
 
 // fields walks over the fields of a header block: name, and the raw bytes with
 // their folding and line break. Lines that belong to no field are left out,
 // so a malformed line spoils nothing but itself.
-func fields(header []byte) iter.Seq2[string, []byte] {
-	return func(yield func(string, []byte) bool) {
+func fields(header []byte) iter.Seq2[[]byte, []byte] {
+	return func(yield func(name, raw []byte) bool) {
 		for n := 0; n < len(header); {
 			line := lineAt(header, n)
 			if blank(line) {
@@ -72,18 +72,20 @@ func fields(header []byte) iter.Seq2[string, []byte] {
 					break
 				}
 			}
-			if name != "" && !yield(name, header[start:n]) {
+			if len(name) > 0 && !yield(name, header[start:n]) {
 				return
 			}
 		}
 	}
 }
 
+var unfold = strings.NewReplacer("\r", "", "\n", "")
+
 // fieldText returns the value of a raw field as text: unfolded, and its encoded
 // words decoded (RFC 2047) where their charset is known.
 func fieldText(raw []byte) string {
 	_, value, _ := bytes.Cut(raw, []byte(":"))
-	text := strings.NewReplacer("\r", "", "\n", "").Replace(string(value))
+	text := unfold.Replace(string(value))
 	if decoded, err := new(mime.WordDecoder).DecodeHeader(text); err == nil {
 		text = decoded
 	}

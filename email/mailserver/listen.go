@@ -207,58 +207,12 @@ func (r *run) admit(accepted net.Conn) *conn {
 		return nil
 	}
 	c := &conn{Conn: accepted, run: r}
-	c.SetReadDeadline(time.Now().Add(handshakeTimeout))
+	// imapserver sets no deadline before its greeting, which waits for the TLS
+	// handshake. It is no deadline of the protocol's, so conn need not know.
+	accepted.SetReadDeadline(time.Now().Add(handshakeTimeout))
 	r.conns[c] = struct{}{}
 	r.handlers.Add(1)
 	r.service.stats.accepted.Add(1)
 	r.service.stats.open.Add(1)
 	return c
-}
-
-// conn is a connection that knows when its handler is done and that does not
-// stay silent for longer than its service allows.
-type conn struct {
-	net.Conn
-	run      *run
-	closed   sync.Once
-	mu       sync.Mutex
-	deadline time.Time // the protocol's own
-}
-
-// Close implements net.Conn. Only the connection's handler calls it, as the
-// last thing it does.
-func (c *conn) Close() error {
-	err := c.Conn.Close()
-	c.closed.Do(func() {
-		c.run.mu.Lock()
-		delete(c.run.conns, c)
-		c.run.mu.Unlock()
-		c.run.service.stats.open.Add(-1)
-		c.run.handlers.Done()
-	})
-	return err
-}
-
-// SetReadDeadline implements net.Conn.
-func (c *conn) SetReadDeadline(t time.Time) error {
-	c.mu.Lock()
-	c.deadline = t
-	c.mu.Unlock()
-	return c.Conn.SetReadDeadline(t)
-}
-
-// Read implements net.Conn.
-func (c *conn) Read(p []byte) (int, error) {
-	if c.run.service.idle > 0 {
-		c.mu.Lock()
-		deadline := time.Now().Add(c.run.service.idle)
-		if !c.deadline.IsZero() && c.deadline.Before(deadline) {
-			deadline = c.deadline
-		}
-		c.mu.Unlock()
-		if err := c.Conn.SetReadDeadline(deadline); err != nil {
-			return 0, err
-		}
-	}
-	return c.Conn.Read(p)
 }

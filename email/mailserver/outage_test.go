@@ -62,7 +62,7 @@ func TestStopAndResume(t *testing.T) {
 			if _, err := dialSMTP(); err == nil {
 				t.Error("SMTP accepts connections")
 			}
-			if server.Stats().Idling != 1 {
+			if server.Stats().IMAPOpen != 1 {
 				t.Error("IMAP did not survive the end of SMTP")
 			}
 			server.Stop(mailserver.IMAP)

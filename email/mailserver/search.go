@@ -170,7 +170,7 @@ func matchHeader(m *message, c *imap.SearchCriteria) bool {
 // field does if the name is empty.
 func hasField(header []byte, name, lowerText string) bool {
 	for field, raw := range fields(header) {
-		if name != "" && !strings.EqualFold(field, name) {
+		if name != "" && !strings.EqualFold(string(field), name) {
 			continue
 		}
 		if strings.Contains(strings.ToLower(fieldText(raw)), lowerText) {

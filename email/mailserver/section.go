@@ -51,7 +51,7 @@ func (m *message) split() (header, text []byte) {
 func filterHeader(header []byte, only, except []string) []byte {
 	var out []byte
 	for name, raw := range fields(header) {
-		is := func(s string) bool { return strings.EqualFold(s, name) }
+		is := func(s string) bool { return strings.EqualFold(s, string(name)) }
 		if len(only) > 0 && slices.ContainsFunc(only, is) || len(only) == 0 && !slices.ContainsFunc(except, is) {
 			out = append(out, raw...)
 		}

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -299,7 +300,7 @@ type logger struct{ *slog.Logger }
 
 func (l logger) Printf(format string, args ...any) {
 	msg := fmt.Sprintf(format, args...)
-	if len(format) >= 5 && format[:5] == "panic" {
+	if strings.HasPrefix(format, "panic") {
 		l.Error(msg)
 		return
 	}

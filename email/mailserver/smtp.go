@@ -236,8 +236,8 @@ func missingFields(mail []byte, hostname, id string, now time.Time) []byte {
 	header := mail[:headerEnd(mail)]
 	var hasDate, hasID bool
 	for name := range fields(header) {
-		hasDate = hasDate || strings.EqualFold(name, "Date")
-		hasID = hasID || strings.EqualFold(name, "Message-ID")
+		hasDate = hasDate || strings.EqualFold(string(name), "Date")
+		hasID = hasID || strings.EqualFold(string(name), "Message-ID")
 	}
 	var add bytes.Buffer
 	if !hasDate {

@@ -28,11 +28,13 @@ func structure(raw textproto.Header, body []byte, depth int) imap.BodyStructure 
 		// RFC 2045 section 5.2 for a field that cannot be understood.
 		primary, sub, params = "text", "plain", nil
 	}
-	if primary == "multipart" {
-		if depth < maxPartDepth {
-			if multi := multipart(header, sub, params, body, depth); multi != nil {
-				return multi
-			}
+	container := primary == "multipart" || primary == "message" && (sub == "rfc822" || sub == "global")
+	switch {
+	case container && depth == maxPartDepth:
+		primary, sub = "application", "octet-stream"
+	case primary == "multipart":
+		if multi := multipart(header, sub, params, body, depth); multi != nil {
+			return multi
 		}
 		primary, sub = "application", "octet-stream"
 	}
@@ -54,7 +56,7 @@ func structure(raw textproto.Header, body []byte, depth int) imap.BodyStructure 
 	switch {
 	case primary == "text":
 		single.Text = &imap.BodyStructureText{NumLines: lines}
-	case primary == "message" && (sub == "rfc822" || sub == "global") && depth < maxPartDepth:
+	case primary == "message" && container:
 		n := headerEnd(body)
 		inner := parseHeader(body[:n])
 		single.MessageRFC822 = &imap.BodyStructureMessageRFC822{
