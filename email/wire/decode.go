@@ -163,11 +163,9 @@ func (h *header) readKind(m *transport.Message) error {
 }
 
 // contradicts reports whether an answer names one call in its metadata and another in
-// its In-Reply-To. An ID with a decimal GID proves nothing: those that Postfix makes
-// ("20261121114427.2690198000@host") can look like that.
+// its In-Reply-To.
 func contradicts(m *transport.Message) bool {
-	gid, _, ours := m.InReplyTo.Origin()
-	if !ours || m.Info.ClientGID.IsZero() || [12]byte(gid[:12]) == [12]byte{} {
+	if m.InReplyTo.IsZero() || m.Info.ClientGID.IsZero() {
 		return false
 	}
 	_, _, ok := m.Caller()
