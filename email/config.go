@@ -137,7 +137,7 @@ func (c *Config) settings(folder string) value {
 					route.Pattern = s
 					return transport.ValidatePattern(s)
 				})},
-				setting{key: "to", required: true, value: texts(addAddress(&route.To))},
+				setting{key: "to", required: true, value: some(texts(addAddress(&route.To)))},
 			)
 		})},
 		setting{key: "limits", value: section(
@@ -233,6 +233,9 @@ func parseAddress(s string) (string, error) {
 	a, err := mail.ParseAddress(s)
 	if err != nil {
 		return "", fmt.Errorf("%q is not a mail address", s)
+	}
+	if strings.ContainsFunc(a.Address, func(r rune) bool { return r > '~' }) {
+		return "", fmt.Errorf("%q has characters that mail can't carry everywhere (RFC 6531)", s)
 	}
 	return a.Address, nil
 }

@@ -133,6 +133,17 @@ func list(element func() value) value {
 	}
 }
 
+// some refuses an empty list, and leaves the rest to v.
+func some(v value) value {
+	return func(p *parser, key string, n *yaml.Node) {
+		if r := resolve(n); r.Kind == yaml.SequenceNode && len(r.Content) == 0 {
+			p.fail(r, key, errors.New("this list is empty"))
+			return
+		}
+		v(p, key, n)
+	}
+}
+
 // boolean reads true or false.
 func boolean(into *bool) value {
 	return func(p *parser, key string, n *yaml.Node) {

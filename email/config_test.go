@@ -1,0 +1,166 @@
+package email_test
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/postbus/postbus/email"
+	"github.com/postbus/postbus/email/mailserver"
+	"github.com/postbus/postbus/transport"
+)
+
+// minimal is what every configuration needs.
+const minimal = `email:
+  user:
+    url-smtp: smtp.example.com
+    url-imap: imap.example.com
+    username: me@example.com
+    password: secret
+`
+
+func TestParseConfig(t *testing.T) {
+	t.Setenv("POSTBUS_TEST_SECRET", "from the environment")
+	server, err := mailserver.Start(mailserver.Config{TLS: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Close()
+	folder := t.TempDir()
+	for name, content := range map[string][]byte{"password": []byte("from a file\n"), "ca.pem": server.CACertPEM()} {
+		if err := os.WriteFile(filepath.Join(folder, name), content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	bare := email.Config{SMTP: "smtp.example.com", IMAP: "imap.example.com", Username: "me@example.com", Password: "secret"}
+	with := func(change func(*email.Config)) email.Config {
+		c := bare
+		change(&c)
+		return c
+	}
+	for _, test := range []struct {
+		name, text string
+		want       email.Config
+	}{
+		{"minimal", minimal, bare},
+		{"of rmw_email", "email:\n  polling-period: 100000000\n  intraprocess: true\n" + strings.TrimPrefix(minimal, "email:\n") + "  recipients:\n    to: a@b.c\n",
+			with(func(c *email.Config) {
+				c.PollingPeriod, c.Intraprocess, c.To = 100*time.Millisecond, true, []string{"a@b.c"}
+			})},
+		{"lists", minimal + "  recipients:\n    to: [a@b.c, Robot <r@b.c>]\n    cc:\n      - d@b.c\n    bcc: []\n",
+			with(func(c *email.Config) { c.To, c.Cc = []string{"a@b.c", "r@b.c"}, []string{"d@b.c"} })},
+		{"password of digits", strings.Replace(minimal, "secret", "0123", 1), with(func(c *email.Config) { c.Password = "0123" })},
+		{"password file", strings.Replace(minimal, "password: secret", "password-file: password", 1), with(func(c *email.Config) { c.Password = "from a file" })},
+		{"password variable", strings.Replace(minimal, "password: secret", "password-env: POSTBUS_TEST_SECRET", 1), with(func(c *email.Config) { c.Password = "from the environment" })},
+		{"zero period is no period", minimal + "  polling-period: 0\n", bare},
+		{"user name that is no address", strings.Replace(minimal, "me@example.com", "me\n    from: me@example.com", 1), with(func(c *email.Config) { c.Username, c.From = "me", "me@example.com" })},
+		{"alias", strings.Replace(minimal, "me@", "&me me@", 1) + "    from: *me\n", with(func(c *email.Config) { c.From = "me@example.com" })},
+		{"CA", minimal + "  tls:\n    ca-file: ca.pem\n", with(func(c *email.Config) { c.CA = server.CACertPEM() })},
+		{"routes and limits", minimal + "routes:\n- {pattern: /a/>, to: x@b.c}\n- pattern: />\n  to: [y@b.c, z@b.c]\nlimits:\n  max-body: 1000\n",
+			with(func(c *email.Config) {
+				c.Routes = transport.Routes{{Pattern: "/a/>", To: []string{"x@b.c"}}, {Pattern: "/>", To: []string{"y@b.c", "z@b.c"}}}
+				c.MaxBody = 1000
+			})},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			got, err := email.ParseConfig([]byte(test.text), filepath.Join(folder, "email.yml"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(test.want, got); diff != "" {
+				t.Errorf("-want +got\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestParseConfigErrors(t *testing.T) {
+	replace := func(old, new string) string { return strings.Replace(minimal, old, new, 1) }
+	for _, test := range []struct{ name, text, want string }{
+		{"empty", "", "c/email.yml: the file is empty"},
+		{"not YAML", "email: [", "c/email.yml: yaml: line 1"},
+		{"not a mapping", "hello", "c/email.yml:1: this must be a section"},
+		{"no email", "routes: []", "c/email.yml:1: email: this key is required"},
+		{"unknown key", replace("password:", "pasword:"), "c/email.yml:6: email.user.pasword: unknown key; known here are url-smtp, "},
+		{"unknown section", minimal + "emial: 1\n", "c/email.yml:7: emial: unknown key"},
+		{"missing key", replace("    url-imap: imap.example.com\n", ""), "c/email.yml:3: email.user.url-imap: this key is required"},
+		{"missing section", "email:\n  intraprocess: true\n", "c/email.yml:2: email.user: this key is required"},
+		{"twice", minimal + "    password: other\n", "c/email.yml:7: email.user.password: this key is here twice"},
+		{"section is a text", "email:\n  user: me\n", "c/email.yml:2: email.user: this must be a section"},
+		{"text is a list", replace("secret", "[a]"), "c/email.yml:6: email.user.password: this must be a text"},
+		{"text is empty", replace("secret", ""), "c/email.yml:6: email.user.password: this must be a text"},
+		{"no password", replace("    password: secret\n", ""), "c/email.yml:3: email.user: exactly one of the keys password"},
+		{"two passwords", minimal + "    password-env: HOME\n", "c/email.yml:3: email.user: exactly one of the keys password"},
+		{"password file missing", replace("password: secret", "password-file: nowhere"), "c/email.yml:6: email.user.password-file: open c/nowhere"},
+		{"variable missing", replace("password: secret", "password-env: POSTBUS_TEST_NO_SUCH"), "c/email.yml:6: email.user.password-env: the environment variable POSTBUS_TEST_NO_SUCH is not set"},
+		{"unknown scheme", replace("smtp.example.com", "http://smtp.example.com"), `c/email.yml:3: email.user.url-smtp: unknown scheme "http"; known are smtps, smtp+starttls, smtp+insecure`},
+		{"scheme of the other", replace("imap.example.com", "smtps://imap.example.com"), `c/email.yml:4: email.user.url-imap: unknown scheme "smtps"; known are imaps,`},
+		{"URL with password", replace("smtp.example.com", "smtps://me:secret@smtp.example.com"), "c/email.yml:3: email.user.url-smtp: only a scheme, host and port"},
+		{"URL with path", replace("smtp.example.com", "smtps://smtp.example.com/x"), "c/email.yml:3: email.user.url-smtp: only a scheme, host and port"},
+		{"not a URL", replace("smtp.example.com", "'smtp example com'"), "c/email.yml:3: email.user.url-smtp: "},
+		{"no address", replace("me@example.com", "me"), `c/email.yml:3: email.user.from: this key is required, because the user name "me" is not an address`},
+		{"bad from", minimal + "    from: me\n", `c/email.yml:7: email.user.from: "me" is not a mail address`},
+		{"bad recipient", minimal + "  recipients:\n    to: [a@b.c, nobody]\n", `c/email.yml:8: email.recipients.to[1]: "nobody" is not a mail address`},
+		{"recipient is a section", minimal + "  recipients:\n    to: {a: b}\n", "c/email.yml:8: email.recipients.to: this must be a text"},
+		{"period is a text", minimal + "  polling-period: 1s\n", "c/email.yml:7: email.polling-period: this must be a whole number"},
+		{"period is negative", minimal + "  polling-period: -1\n", "c/email.yml:7: email.polling-period: this must be a whole number"},
+		{"period is too large", minimal + "  polling-period: 99999999999999999999\n", "c/email.yml:7: email.polling-period: this must be a whole number"},
+		{"not a boolean", minimal + "  intraprocess: maybe\n", "c/email.yml:7: email.intraprocess: this must be true or false"},
+		{"no CA", minimal + "  tls:\n    ca-file: nowhere.pem\n", "c/email.yml:8: email.tls.ca-file: open c/nowhere.pem"},
+		{"routes are a mapping", minimal + "routes:\n  /a: b@c.d\n", "c/email.yml:8: routes: this must be a list"},
+		{"route without recipients", minimal + "routes:\n- pattern: /a\n", "c/email.yml:8: routes[0].to: this key is required"},
+		{"route with no recipients", minimal + "routes:\n- pattern: /a\n  to: []\n", "c/email.yml:9: routes[0].to: this list is empty"},
+		{"bad pattern", minimal + "routes:\n- {pattern: a b, to: a@b.c}\n", "c/email.yml:8: routes[0].pattern: invalid name"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			_, err := email.ParseConfig([]byte(test.text), "c/email.yml")
+			if err == nil || !strings.Contains(err.Error(), test.want) {
+				t.Fatalf("error %q, want %q in it", err, test.want)
+			}
+			if strings.Contains(err.Error(), "secret") {
+				t.Errorf("the error shows the password: %v", err)
+			}
+		})
+	}
+	_, err := email.ParseConfig([]byte("email:\n  a: 1\n  b: 2\n"), "f")
+	if err == nil || strings.Count(err.Error(), "\n") != 2 {
+		t.Errorf("error %q, want all three mistakes in it", err)
+	}
+}
+
+func TestFindConfig(t *testing.T) {
+	folder, home := t.TempDir(), t.TempDir()
+	t.Chdir(folder)
+	t.Setenv("HOME", home)
+	t.Setenv(email.ConfigEnv, "")
+	if _, err := email.FindConfig(); !errors.Is(err, email.ErrNoConfig) || !strings.Contains(err.Error(), filepath.Join(home, "email.yml")) {
+		t.Errorf("error %v", err)
+	}
+	for _, step := range []struct{ create, want string }{
+		{filepath.Join(home, "email.yml"), filepath.Join(home, "email.yml")},
+		{"email.yml", "email.yml"},
+	} {
+		if err := os.WriteFile(step.create, []byte(minimal), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := email.FindConfig(); err != nil || got != step.want {
+			t.Errorf("found %q, %v, want %q", got, err, step.want)
+		}
+	}
+	if c, err := email.LoadConfig("email.yml"); err != nil || c.Username != "me@example.com" {
+		t.Errorf("loaded %+v, %v", c, err)
+	}
+	t.Setenv(email.ConfigEnv, "elsewhere.yml")
+	path, err := email.FindConfig()
+	if err != nil || path != "elsewhere.yml" {
+		t.Errorf("found %q, %v", path, err)
+	}
+	if _, err := email.LoadConfig(path); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("error %v", err)
+	}
+}

@@ -1,0 +1,385 @@
+package email
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/postbus/postbus/email/mailserver"
+	"github.com/postbus/postbus/transport"
+)
+
+// smtpScript is an SMTP server that does what a test tells it to.
+type smtpScript struct {
+	net.Listener
+	// reply returns what to say to a command on a connection, counted from 1, or ""
+	// for the usual; "close" closes the connection, "silence" says nothing. The end
+	// of a mail is the command ".".
+	reply func(conn int, command string) string
+
+	mu       sync.Mutex
+	commands []string // with the number of the connection
+	conns    []net.Conn
+	serving  sync.WaitGroup
+}
+
+func newSMTPScript(t *testing.T) *smtpScript {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &smtpScript{Listener: l, reply: usual}
+	s.serving.Go(func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			s.mu.Lock()
+			s.conns = append(s.conns, conn)
+			n := len(s.conns)
+			s.mu.Unlock()
+			s.serving.Go(func() { s.serve(conn, n) })
+		}
+	})
+	t.Cleanup(func() {
+		l.Close()
+		s.mu.Lock()
+		for _, conn := range s.conns {
+			conn.Close()
+		}
+		s.mu.Unlock()
+		s.serving.Wait()
+	})
+	return s
+}
+
+func (s *smtpScript) serve(conn net.Conn, n int) {
+	defer conn.Close()
+	lines := bufio.NewReader(conn)
+	for command := "greeting"; ; {
+		s.mu.Lock()
+		reply := s.reply(n, command)
+		s.mu.Unlock()
+		verb, _, _ := strings.Cut(strings.ToUpper(command), " ")
+		if standard := map[string]string{"GREETING": "220 test", "EHLO": "250-test\r\n250 AUTH PLAIN", "AUTH": "235 ok", "DATA": "354 go on", "QUIT": "221 bye"}; reply == "" {
+			if reply = standard[verb]; reply == "" {
+				reply = "250 ok"
+			}
+		}
+		switch reply {
+		case "close":
+			return
+		case "silence":
+		default:
+			fmt.Fprintf(conn, "%s\r\n", reply)
+		}
+		var line string
+		var err error
+		for {
+			if line, err = lines.ReadString('\n'); err != nil {
+				return
+			}
+			if line = strings.TrimSuffix(line, "\r\n"); verb != "DATA" || line == "." || !strings.HasPrefix(reply, "354") {
+				break
+			}
+		}
+		command = line
+		s.mu.Lock()
+		s.commands = append(s.commands, fmt.Sprint(n, " ", line))
+		s.mu.Unlock()
+	}
+}
+
+func (s *smtpScript) setReply(reply func(int, string) string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.reply = reply
+}
+
+// heard returns how many commands began so.
+func (s *smtpScript) heard(prefix string) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := 0
+	for _, command := range s.commands {
+		if _, command, _ := strings.Cut(command, " "); strings.HasPrefix(command, prefix) {
+			n++
+		}
+	}
+	return n
+}
+
+// openSender opens a sender at the script.
+func (s *smtpScript) openSender(t *testing.T) *sender {
+	t.Helper()
+	c, err := newCarrier(Config{SMTP: "smtp+insecure://" + s.Addr().String(), IMAP: "unused", Username: "me@test", Password: "secret",
+		To: []string{"a@test"}, Cc: []string{"A@TEST", "b@test"}, Bcc: []string{"c@test"}}, Options{Logger: quietLog})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.sender.open(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := c.sender.close(context.Background()); err != nil {
+			t.Error(err)
+		}
+	})
+	return &c.sender
+}
+
+func topicMessage(n int) *transport.Message {
+	m := &transport.Message{Kind: transport.TopicMessage, Name: "/t", Body: []byte("hello")}
+	m.Info.PublisherGID = transport.GID{1}
+	m.Info.Sequence = uint64(n)
+	m.Info.SourceTime = time.Unix(1, 0)
+	m.ID = transport.NewID(m.Info.PublisherGID, m.Info.Sequence, "test")
+	return m
+}
+
+// say returns a reply to the commands that begin with prefix, on connections first to last.
+func say(first, last int, prefix, reply string) func(int, string) string {
+	return func(conn int, command string) string {
+		if first <= conn && conn <= last && strings.HasPrefix(command, prefix) {
+			return reply
+		}
+		return ""
+	}
+}
+
+// either replies as one of two does.
+func either(a, b func(int, string) string) func(int, string) string {
+	return func(conn int, command string) string { return a(conn, command) + b(conn, command) }
+}
+
+// usual is the reply of a server that is all right.
+func usual(int, string) string { return "" }
+
+func TestSendOutcomes(t *testing.T) {
+	const always = 1000
+	for _, test := range []struct {
+		name    string
+		reply   func(int, string) string
+		outcome transport.Outcome // 0: success
+		code    int
+		is      error
+		text    string
+		conns   int
+	}{
+		{"accepted", usual, 0, 0, nil, "", 1},
+		{"sender delayed", say(1, always, "MAIL", "451 later"), transport.Temporary, 451, nil, "sender me@test", 1},
+		{"sender refused", say(1, always, "MAIL", "550 5.7.1 no"), transport.Permanent, 550, transport.ErrRefused, "sender me@test", 1},
+		{"recipient delayed", say(1, always, "RCPT TO:<b", "450 4.2.1 later"), transport.Temporary, 450, nil, "recipient b@test", 1},
+		{"recipient unknown", say(1, always, "RCPT TO:<b", "550 5.1.1 who?"), transport.Permanent, 550, transport.ErrUndeliverable, "recipient b@test", 1},
+		{"recipient moved", say(1, always, "RCPT TO:<b", "551 elsewhere"), transport.Permanent, 551, transport.ErrUndeliverable, "", 1},
+		{"mailbox full", say(1, always, "RCPT TO:<b", "552 5.2.2 full"), transport.Permanent, 552, transport.ErrUndeliverable, "", 1},
+		{"relaying refused", say(1, always, "RCPT TO:<b", "554 5.7.1 relay access denied"), transport.Permanent, 554, transport.ErrRefused, "", 1},
+		{"data refused", say(1, always, "DATA", "554 no"), transport.Permanent, 554, transport.ErrRefused, "", 1},
+		{"mail refused", say(1, always, ".", "554 5.7.1 spam"), transport.Permanent, 554, transport.ErrRefused, "the mail", 1},
+		{"mail too large", say(1, always, ".", "552 5.3.4 too big"), transport.Permanent, 552, transport.ErrTooLarge, "", 1},
+		{"mail delayed", say(1, always, ".", "451 later"), transport.Temporary, 451, nil, "", 1},
+		{"closed at MAIL once", say(1, 1, "MAIL", "close"), 0, 0, nil, "", 2},
+		{"closed at DATA once", say(1, 1, "DATA", "close"), 0, 0, nil, "", 2},
+		{"shut down, but not really", say(1, 1, "MAIL", "421 going down"), transport.Temporary, 421, nil, "", 1},
+		{"shut down", either(say(1, 1, "MAIL", "421 going down"), say(1, 1, "RSET", "close")), 0, 0, nil, "", 2},
+		{"closed at MAIL always", say(1, always, "MAIL", "close"), transport.Temporary, 0, nil, "smtp at", 2},
+		{"closed at the dot", say(1, always, ".", "close"), transport.Unknown, 0, nil, "", 1},
+		{"greeting refused", either(say(1, 1, "MAIL", "close"), say(2, always, "greeting", "554 no service")), transport.Permanent, 554, transport.ErrRefused, "smtp greeting", 2},
+		{"login refused", either(say(1, 1, "MAIL", "close"), say(2, always, "AUTH", "535 5.7.8 wrong password")), transport.Permanent, 535, transport.ErrRefused, "smtp login", 2},
+		{"login delayed", either(say(1, 1, "MAIL", "close"), say(2, always, "AUTH", "454 later")), transport.Temporary, 454, nil, "smtp login", 2},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			s := newSMTPScript(t)
+			s.setReply(test.reply)
+			sender := s.openSender(t)
+			err := sender.send(t.Context(), []*transport.Message{topicMessage(1)})
+			checkOutcome(t, err, test.outcome, test.code, test.is, test.text)
+			if len(s.conns) != test.conns {
+				t.Errorf("%d connections, want %d", len(s.conns), test.conns)
+			}
+			s.setReply(usual)
+			if err := sender.send(t.Context(), []*transport.Message{topicMessage(2)}); err != nil {
+				t.Errorf("the next message: %v", err)
+			}
+		})
+	}
+}
+
+func checkOutcome(t *testing.T, err error, outcome transport.Outcome, code int, is error, text string) {
+	t.Helper()
+	if outcome == 0 {
+		if err != nil {
+			t.Errorf("error %v", err)
+		}
+		return
+	}
+	sendErr, ok := errors.AsType[*transport.SendError](err)
+	switch {
+	case !ok:
+		t.Errorf("error %v is no SendError", err)
+	case sendErr.Outcome != outcome || sendErr.Code != code || sendErr.Name != "/t":
+		t.Errorf("error %v: name %s, outcome %v, code %d, want %v, %d", err, sendErr.Name, sendErr.Outcome, sendErr.Code, outcome, code)
+	case is != nil && !errors.Is(err, is):
+		t.Errorf("error %v does not wrap %v", err, is)
+	case !strings.Contains(err.Error(), text):
+		t.Errorf("error %v, want %q in it", err, text)
+	}
+}
+
+func TestSendContext(t *testing.T) {
+	for _, test := range []struct {
+		command string
+		outcome transport.Outcome
+	}{{"MAIL", transport.Temporary}, {"DATA", transport.Temporary}, {".", transport.Unknown}} {
+		t.Run(test.command, func(t *testing.T) {
+			s := newSMTPScript(t)
+			reached := make(chan struct{}, 10)
+			s.setReply(func(_ int, command string) string {
+				if strings.HasPrefix(command, test.command) {
+					reached <- struct{}{}
+					return "silence"
+				}
+				return ""
+			})
+			sender := s.openSender(t)
+			ctx, cancel := context.WithCancel(t.Context())
+			result := make(chan error, 1)
+			go func() { result <- sender.send(ctx, []*transport.Message{topicMessage(1)}) }()
+			<-reached
+			waiting, giveUp := context.WithTimeout(t.Context(), time.Millisecond)
+			defer giveUp()
+			err := sender.send(waiting, []*transport.Message{topicMessage(2)})
+			checkOutcome(t, err, transport.Temporary, 0, transport.ErrTimeout, "earlier messages")
+			cancel()
+			err = <-result
+			checkOutcome(t, err, test.outcome, 0, context.Canceled, "")
+			if s.heard("MAIL") != 1 {
+				t.Error("it was tried again")
+			}
+		})
+	}
+}
+
+func TestSendRecipients(t *testing.T) {
+	s := newSMTPScript(t)
+	sender := s.openSender(t)
+	send := func(to ...string) error {
+		m := topicMessage(1)
+		m.To = to
+		return sender.send(t.Context(), []*transport.Message{m})
+	}
+	if err := errors.Join(send(), send("x@test", "X@test", "y@test")); err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, command := range s.commands {
+		if _, recipient, ok := strings.Cut(command, "RCPT TO:"); ok {
+			got = append(got, recipient)
+		}
+	}
+	if want := []string{"<a@test>", "<b@test>", "<c@test>", "<x@test>", "<y@test>"}; !slices.Equal(got, want) {
+		t.Errorf("recipients %q, want %q", got, want)
+	}
+	for _, to := range []string{"nobody", "a@b> SIZE=1", "a@b\r\nRSET", "жук@test"} {
+		checkOutcome(t, send(to), transport.Permanent, 0, transport.ErrUndeliverable, "recipient: ")
+	}
+	sender.to, sender.cc, sender.bcc = nil, nil, nil
+	checkOutcome(t, send(), transport.Permanent, 0, nil, "set email.recipients.to")
+	if s.heard("MAIL") != 2 {
+		t.Error("something was sent to nobody")
+	}
+}
+
+func TestSendSize(t *testing.T) {
+	s := newSMTPScript(t)
+	s.setReply(say(1, 1, "EHLO", "250-test\r\n250-SIZE 2000\r\n250 AUTH PLAIN"))
+	sender := s.openSender(t)
+	small, large := topicMessage(1), topicMessage(2)
+	large.Body = make([]byte, 2000)
+	if err := sender.send(t.Context(), []*transport.Message{small}); err != nil {
+		t.Error(err)
+	}
+	err := sender.send(t.Context(), []*transport.Message{large})
+	checkOutcome(t, err, transport.Permanent, 0, transport.ErrTooLarge, "the server's limit is 2000")
+	if s.heard("MAIL FROM:<me@test> SIZE=") != 1 || len(s.conns) != 1 {
+		t.Errorf("%q", s.commands)
+	}
+}
+
+// TestSendAfterRest: a connection that has not been used for long is asked first
+// whether it is there, and replaced if not.
+func TestSendAfterRest(t *testing.T) {
+	s := newSMTPScript(t)
+	sender := s.openSender(t)
+	rest := func() {
+		conn := <-sender.slot
+		conn.lastUsed = time.Now().Add(-time.Hour)
+		sender.slot <- conn
+	}
+	send := func() {
+		t.Helper()
+		if err := sender.send(t.Context(), []*transport.Message{topicMessage(1)}); err != nil {
+			t.Error(err)
+		}
+	}
+	send()
+	rest()
+	send()
+	if s.heard("NOOP") != 1 || len(s.conns) != 1 {
+		t.Errorf("%d times NOOP on %d connections, want 1 on 1", s.heard("NOOP"), len(s.conns))
+	}
+	rest()
+	s.mu.Lock()
+	s.conns[0].Close()
+	s.mu.Unlock()
+	send()
+	if s.heard("MAIL") != 3 || len(s.conns) != 2 {
+		t.Errorf("%d mails on %d connections, want 3 on 2", s.heard("MAIL"), len(s.conns))
+	}
+}
+
+// TestSendBatch: the first message that fails ends a batch.
+func TestSendBatch(t *testing.T) {
+	s := newSMTPScript(t)
+	sender := s.openSender(t)
+	second := topicMessage(2)
+	second.Name, second.To = "/second", []string{"nobody"}
+	err := sender.send(t.Context(), []*transport.Message{topicMessage(1), second, topicMessage(3)})
+	if sendErr, ok := errors.AsType[*transport.SendError](err); !ok || sendErr.Name != "/second" || s.heard(".") != 1 {
+		t.Errorf("error %v after %d mails", err, s.heard("."))
+	}
+}
+
+func TestSendAfterClose(t *testing.T) {
+	server, err := mailserver.Start(mailserver.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Close()
+	account := server.Accounts()[0]
+	c, err := Open(t.Context(), Config{SMTP: server.SMTPURL(), IMAP: server.IMAPURL(), Username: account.Address, Password: account.Password,
+		To: []string{account.Address}}, Options{Logger: quietLog})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := c.Close(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := c.Send(t.Context(), topicMessage(1)); !errors.Is(err, transport.ErrClosed) {
+		t.Errorf("send: %v", err)
+	}
+	if _, err := c.Receive(transport.Interest{Kind: transport.TopicMessage, Name: "/t"}, func(transport.Delivery) {}); !errors.Is(err, transport.ErrClosed) {
+		t.Errorf("receive: %v", err)
+	}
+}
