@@ -1,0 +1,83 @@
+// Package postbus is a messaging middleware whose wire is ordinary e-mail: publishers
+// and subscriptions, service clients and servers, and wait sets, over any mail account
+// with SMTP and IMAP, or in process for tests.
+//
+//	node, err := postbus.Open(ctx, "email.yml")
+//	defer node.Close(ctx)
+//
+//	pub, err := pubsub.NewPublisher(node, "/chatter")
+//	err = pub.Publish(ctx, []byte("hello"))
+//
+// This package only opens nodes. What a node is for is in the packages below it:
+//
+//   - pubsub: publishers and subscriptions of topics
+//   - service: clients and servers of request/response services
+//   - waitset: waiting for any or all of many of these, and for guard conditions
+//   - transport: messages, nodes, errors, and the interface of carriers
+//   - email: the mail carrier and its configuration file; email/mailserver: a
+//     complete mail server for tests, in process
+//   - intraprocess: the carrier in memory, for tests
+//
+// The command postbus (cmd/postbus) does the same from a shell.
+package postbus
+
+import (
+	"context"
+	"sync"
+
+	"github.com/postbus/postbus/email"
+	"github.com/postbus/postbus/intraprocess"
+	"github.com/postbus/postbus/transport"
+)
+
+// New returns a node over a carrier, which belongs to it from now on. A nil options
+// means the zero Options. It fails when the options are invalid.
+func New(carrier transport.Carrier, options *transport.Options) (*transport.Node, error) {
+	return transport.NewNode(carrier, options)
+}
+
+// Open returns a node over the mail account that a configuration file describes. An empty
+// path means the file that email.FindConfig finds. ctx bounds the opening only.
+//
+// Open connects to both servers: when one can't be reached or refuses the account, the
+// error says which and why. The node receives what arrives from then on.
+func Open(ctx context.Context, path string) (*transport.Node, error) {
+	if path == "" {
+		var err error
+		if path, err = email.FindConfig(); err != nil {
+			return nil, err
+		}
+	}
+	config, err := email.LoadConfig(path)
+	if err != nil {
+		return nil, err
+	}
+	return OpenConfig(ctx, config, nil)
+}
+
+// OpenConfig is Open with a configuration that is read already, or made by the program,
+// and options. The routes of the configuration come after those of the options. A
+// configuration that says "intraprocess" needs no server: its nodes see all others of
+// the kind in the process.
+func OpenConfig(ctx context.Context, config email.Config, options *transport.Options) (*transport.Node, error) {
+	var o transport.Options
+	if options != nil {
+		o = *options
+	}
+	o.Routes = append(o.Routes[:len(o.Routes):len(o.Routes)], config.Routes...)
+	if o.MaxBody == 0 {
+		o.MaxBody = config.MaxBody
+	}
+	if config.Intraprocess {
+		return New(processBus().Attach(), &o)
+	}
+	carrier, err := email.Open(ctx, config, email.Options{Logger: o.Logger})
+	if err != nil {
+		return nil, err
+	}
+	return New(carrier, &o)
+}
+
+// processBus is what nodes share whose configuration says "intraprocess": as in the
+// origin of that key, it means the process, not a bus of the program's choice.
+var processBus = sync.OnceValue(intraprocess.NewBus)
