@@ -39,16 +39,11 @@ type Client struct {
 // call is a request whose answer is awaited or has not been collected.
 type call struct {
 	deadline time.Time
+	timer    *time.Timer   // makes the deadline an outcome
 	async    bool          // made by Send: Response collects the answer
 	done     chan struct{} // closed when there is an outcome
 	answer   *transport.Message
 	err      error
-}
-
-// finish gives the call its outcome. The client's mu is held, and done is open.
-func (c *call) finish(answer *transport.Message, err error) {
-	c.answer, c.err = answer, err
-	close(c.done)
 }
 
 func (c *call) finished() bool {
@@ -101,8 +96,8 @@ func (c *Client) Send(ctx context.Context, request []byte, options ...transport.
 	return sequence, err
 }
 
-// HasResponse reports whether Response for this call would return at once with its
-// answer.
+// HasResponse reports whether Response for this call would return at once: with its
+// answer, or because its deadline has passed.
 func (c *Client) HasResponse(sequence uint64) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -199,7 +194,36 @@ func (c *Client) register(call *call) (sequence uint64, err error) {
 	}
 	c.sequence++
 	c.calls[c.sequence] = call
+	call.timer = time.AfterFunc(time.Until(call.deadline), func() {
+		c.finish(call, nil, fmt.Errorf("no answer: %w: %w", transport.ErrTimeout, context.DeadlineExceeded))
+	})
 	return c.sequence, nil
+}
+
+// finish gives a call its outcome, and reports whether it had none before.
+func (c *Client) finish(call *call, answer *transport.Message, err error) bool {
+	c.mu.Lock()
+	if call.finished() {
+		c.mu.Unlock()
+		return false
+	}
+	c.finishLocked(call, answer, err)
+	c.mu.Unlock()
+	if call.async {
+		c.watchers.Notify()
+	}
+	return true
+}
+
+// finishLocked is finish with c.mu held, for a call without an outcome; the watchers
+// are not notified.
+func (c *Client) finishLocked(call *call, answer *transport.Message, err error) {
+	call.timer.Stop()
+	call.answer, call.err = answer, err
+	close(call.done)
+	if call.async {
+		c.ready++
+	}
 }
 
 // forgetExpired drops the calls that nobody has collected by their deadline. c.mu is held.
@@ -224,6 +248,7 @@ func (c *Client) remove(sequence uint64, call *call) bool {
 		return false
 	}
 	delete(c.calls, sequence)
+	call.timer.Stop()
 	if call.async && call.finished() {
 		c.ready--
 	}
@@ -232,8 +257,6 @@ func (c *Client) remove(sequence uint64, call *call) bool {
 
 // await waits for a call's outcome and collects it.
 func (c *Client) await(ctx context.Context, sequence uint64, call *call) (*transport.Message, error) {
-	expired := time.NewTimer(time.Until(call.deadline))
-	defer expired.Stop()
 	select {
 	case <-call.done:
 	case <-ctx.Done():
@@ -242,12 +265,7 @@ func (c *Client) await(ctx context.Context, sequence uint64, call *call) (*trans
 			if !call.async {
 				c.forget(sequence, call)
 			}
-			return nil, c.noAnswer(transport.ContextError(ctx))
-		}
-	case <-expired.C:
-		if !call.finished() {
-			c.forget(sequence, call)
-			return nil, c.noAnswer(fmt.Errorf("%w: %w", transport.ErrTimeout, context.DeadlineExceeded))
+			return nil, fmt.Errorf("call %s: no answer: %w", c.name, transport.ContextError(ctx))
 		}
 	}
 	c.mu.Lock()
@@ -266,20 +284,13 @@ func (c *Client) await(ctx context.Context, sequence uint64, call *call) (*trans
 	return answer, nil
 }
 
-func (c *Client) noAnswer(err error) error {
-	return fmt.Errorf("call %s: no answer: %w", c.name, err)
-}
-
 // shut fails the calls under way.
 func (c *Client) shut() {
 	c.mu.Lock()
 	c.closed = true
 	for _, call := range c.calls {
 		if !call.finished() {
-			call.finish(nil, transport.ErrClosed)
-			if call.async {
-				c.ready++
-			}
+			c.finishLocked(call, nil, transport.ErrClosed)
 		}
 	}
 	c.mu.Unlock()
@@ -295,21 +306,15 @@ func (s *clientSink) Deliver(d transport.Delivery) {
 	_, sequence, _ := d.Message.Caller()
 	c.mu.Lock()
 	call := c.calls[sequence]
-	if call == nil || call.finished() {
-		c.late++
-		c.mu.Unlock()
-		d.Term("no call waits for this answer")
+	c.mu.Unlock()
+	if call != nil && c.finish(call, d.Message, nil) {
+		d.Ack()
 		return
 	}
-	call.finish(d.Message, nil)
-	if call.async {
-		c.ready++
-	}
+	c.mu.Lock()
+	c.late++
 	c.mu.Unlock()
-	d.Ack()
-	if call.async {
-		c.watchers.Notify()
-	}
+	d.Term("no call waits for this answer")
 }
 
 // Drain implements transport.Sink.

@@ -274,6 +274,12 @@ func TestDefaultTimeout(t *testing.T) {
 			t.Fatal(err)
 		}
 		begin = time.Now()
+		woken := make(chan struct{}, 1)
+		defer c.Watch(func() { woken <- struct{}{} })()
+		<-woken // the deadline is an event, too: a wait set must not miss it
+		if !c.Ready() || !c.HasResponse(seq) {
+			t.Error("the client is not ready when a deadline has passed")
+		}
 		if _, err := c.Response(context.Background(), seq); !errors.Is(err, transport.ErrTimeout) || time.Since(begin) != service.DefaultTimeout {
 			t.Errorf("Response: %v after %v", err, time.Since(begin))
 		}
