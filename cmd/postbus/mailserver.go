@@ -80,7 +80,7 @@ func (a *app) runMailserver(ctx context.Context, o *mailserverOptions) error {
 	}
 	<-ctx.Done()
 	stats := server.Stats()
-	_, err = fmt.Fprintf(a.stdout, "Stopped after %d mails.\n", stats.Accepted)
+	_, err = fmt.Fprintf(a.stdout, "\nStopped after %d mails.\n", stats.Accepted)
 	return err
 }
 
@@ -137,7 +137,7 @@ func showConfig(b *bytes.Buffer, server *mailserver.Server) error {
 	if caFile != "" {
 		fmt.Fprintf(b, "and this, the authority of the server's certificate, as %s beside it:\n\n%s\n", caFile, server.CACertPEM())
 	}
-	fmt.Fprint(b, "Then, there, in two more terminals:\n\n  postbus topic echo /chatter\n  postbus topic pub /chatter hello\n")
+	fmt.Fprint(b, "Then, in that directory, in two more terminals:\n\n  postbus topic echo /chatter\n  postbus topic pub /chatter hello\n")
 	return nil
 }
 

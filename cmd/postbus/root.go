@@ -24,8 +24,8 @@ import (
 // of every program on the library.
 const configEnv = "POSTBUS_CONFIG"
 
-// drainTimeout is how long an orderly end may take: for answers that are being worked
-// on and messages that are being sent.
+// drainTimeout is app.drain outside tests: enough for answers that are being
+// worked on and messages that are being sent.
 const drainTimeout = 10 * time.Second
 
 // quietDrain is how long an orderly end may take before the user is told why.
@@ -36,6 +36,7 @@ type app struct {
 	stdin          io.Reader
 	stdout, stderr io.Writer
 	logger         *slog.Logger
+	drain          time.Duration // how long an orderly end may take
 
 	configPath string
 	to         []string
@@ -48,7 +49,7 @@ type app struct {
 
 // run is the command as a function: it returns the exit code. The end of ctx is Ctrl-C.
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	a := &app{stdin: stdin, stdout: stdout, stderr: &lockedWriter{w: stderr}}
+	a := &app{stdin: stdin, stdout: stdout, stderr: &lockedWriter{w: stderr}, drain: drainTimeout}
 	root := a.rootCommand()
 	root.SetArgs(args)
 	command, err := root.ExecuteContextC(ctx)
@@ -265,11 +266,11 @@ func (a *app) withNode(ctx context.Context, config email.Config, f func(*transpo
 	err = f(node)
 	if ctx.Err() != nil {
 		patience := time.AfterFunc(quietDrain, func() {
-			fmt.Fprintf(a.stderr, "postbus: finishing what is under way, for %v at most; Ctrl-C ends it at once\n", drainTimeout)
+			fmt.Fprintf(a.stderr, "postbus: finishing what is under way, for %v at most; Ctrl-C ends it at once\n", a.drain)
 		})
 		defer patience.Stop()
 	}
-	closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTimeout)
+	closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), a.drain)
 	defer cancel()
 	return errors.Join(err, node.Close(closing))
 }

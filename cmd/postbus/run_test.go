@@ -6,11 +6,15 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/postbus/postbus/email"
 	"github.com/postbus/postbus/transport"
@@ -123,6 +127,32 @@ func TestInterruptedEchoIsDone(t *testing.T) {
 	}
 }
 
+// TestOutlasting has a context end that something under way may outlast for a while.
+func TestOutlasting(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, interrupt := context.WithCancel(t.Context())
+		sending, cancel := outlasting(ctx)
+		defer cancel()
+		time.Sleep(time.Hour)
+		interrupt()
+		interrupted := time.Now()
+		<-sending.Done()
+		if got := time.Since(interrupted); got != drainTimeout {
+			t.Errorf("it ended after %v", got)
+		}
+	})
+	synctest.Test(t, func(t *testing.T) {
+		ctx, interrupt := context.WithCancel(t.Context())
+		sending, cancel := outlasting(ctx)
+		interrupt()
+		synctest.Wait()
+		if sending.Err() != nil {
+			t.Error("it ended at once")
+		}
+		cancel() // and nothing is left running, or synctest says so
+	})
+}
+
 func TestPubLimitsStdin(t *testing.T) {
 	if r := runCommand(t, strings.Repeat("x", 1000), "topic", "pub", "/in_process/size", "-"); r.code != exitDone {
 		t.Errorf("1000 bytes: %+v", r)
@@ -169,6 +199,34 @@ func TestCalls(t *testing.T) {
 				t.Errorf("serve: %+v", r)
 			}
 		})
+	}
+}
+
+// TestServeLeavesNoCommandBehind ends a server whose command does not end in time.
+func TestServeLeavesNoCommandBehind(t *testing.T) {
+	ctx, interrupt := context.WithCancel(t.Context())
+	defer interrupt()
+	stderr := newWatched()
+	a := &app{stderr: stderr, drain: 50 * time.Millisecond, logger: slog.New(slog.DiscardHandler)}
+	served := make(chan error, 1)
+	go func() {
+		served <- a.serve(ctx, email.Config{Intraprocess: true}, "/in_process/endless", `echo "pid $$." >&2; exec sleep 1000`, 1)
+	}()
+	stderr.await(t, "serving")
+	call := startCommand(t, nil, "service", "call", "/in_process/endless")
+	stderr.await(t, ".\n")
+	interrupt()
+	if err := <-served; !errors.Is(err, context.DeadlineExceeded) || exitCode(err) != exitFailed {
+		t.Errorf("%v", err)
+	}
+	_, pid, _ := strings.Cut(stderr.buffer.String(), "pid ")
+	pid, _, _ = strings.Cut(pid, ".")
+	if err := exec.Command("sh", "-c", "kill -0 "+pid).Run(); err == nil {
+		t.Errorf("the command, process %s, is still there", pid)
+	}
+	call.interrupt()
+	if r := <-call.done; r.code != exitFailed {
+		t.Errorf("call: %+v", r)
 	}
 }
 

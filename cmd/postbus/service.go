@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"runtime"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -101,7 +102,7 @@ serve. It finds in its environment
 
 A command that is still running at the deadline of its request is killed, with all that it has started.
 When it serves, serve says so on stderr. Ctrl-C ends it: requests that have arrived are still answered,
-for ten seconds at most.
+for ten seconds at most. A second Ctrl-C does not wait for them.
 
 ` + exitCodes,
 		Example: `  postbus service serve /upper --exec 'tr a-z A-Z'
@@ -135,6 +136,11 @@ for ten seconds at most.
 }
 
 func (a *app) serve(ctx context.Context, config email.Config, name, command string, concurrency int) error {
+	// Held for reading by every command under way. When the node has no more time for
+	// them they are killed, which must have happened before this process ends.
+	var commands sync.RWMutex
+	defer commands.Unlock()
+	defer commands.Lock()
 	return a.withNode(ctx, config, func(node *transport.Node) error {
 		server, err := service.NewServer(node, name, service.Concurrency(concurrency))
 		if err != nil {
@@ -143,6 +149,8 @@ func (a *app) serve(ctx context.Context, config email.Config, name, command stri
 		// The node closes the server: it lets commands end that are under way.
 		limit := maxBody(config)
 		err = server.Handle(func(ctx context.Context, request *transport.Message) ([]byte, error) {
+			commands.RLock()
+			defer commands.RUnlock()
 			return a.execute(ctx, command, request, limit)
 		})
 		if err != nil {
