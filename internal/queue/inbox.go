@@ -71,15 +71,24 @@ func (in *Inbox) serve(ctx context.Context, concurrency int, handler func(contex
 	var running sync.WaitGroup
 	defer running.Wait()
 	for {
+		if concurrency > 1 {
+			free <- struct{}{} // before Pop: what can't be handled yet waits in the queue
+		}
+		if ctx.Err() != nil {
+			return // what is in the queue is left to readers
+		}
 		d, err := in.Pop(ctx)
-		if err != nil || ctx.Err() != nil {
+		if err != nil {
+			return
+		}
+		if ctx.Err() != nil {
+			d.Nack(0)
 			return
 		}
 		if concurrency == 1 {
 			handler(ctx, d)
 			continue
 		}
-		free <- struct{}{}
 		running.Go(func() {
 			defer func() { <-free }()
 			handler(ctx, d)
