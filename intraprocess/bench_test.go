@@ -7,6 +7,19 @@ import (
 	"github.com/postbus/postbus/transport"
 )
 
+// A carrier that lives long forgets the interests that come and go.
+func TestStoppedInterestIsForgotten(t *testing.T) {
+	c := New()
+	stop, err := c.Receive(transport.Interest{Kind: transport.TopicMessage, Name: "/t"}, func(transport.Delivery) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	stop()
+	if n, m := len(c.interests), c.bus.dispatcher.Len(); n != 0 || m != 0 {
+		t.Errorf("the carrier keeps %d interests and its bus %d", n, m)
+	}
+}
+
 func BenchmarkSend(b *testing.B) {
 	for _, bench := range []struct {
 		name      string

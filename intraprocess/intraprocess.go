@@ -55,6 +55,7 @@ func (b *Bus) Attach() *Carrier {
 		bus:       b,
 		address:   strconv.FormatUint(b.attached.Add(1), 10) + "@intraprocess",
 		interests: make(map[*interest]struct{}),
+		ending:    make(map[*interest]struct{}),
 	}
 }
 
@@ -69,23 +70,22 @@ type Carrier struct {
 
 	mu        sync.Mutex
 	interests map[*interest]struct{}
-	// ending counts interests that were stopped during a call of their deliver and
-	// have not come out of it.
-	ending int
-	quiet  chan struct{} // closed when ending is zero; nil unless Close waits
+	// ending are interests that were stopped during a call of their deliver and have
+	// not come out of it.
+	ending map[*interest]struct{}
+	quiet  chan struct{} // closed when ending is empty; nil unless Close waits
 }
 
 var _ transport.Carrier = (*Carrier)(nil)
 
 // interest is a stated interest of a carrier.
 type interest struct {
-	remove func() // from the bus
-
-	// mu makes calls of deliver come one at a time, and is how Close learns that
-	// none is under way.
-	mu      sync.Mutex
-	stopped bool
+	carrier *Carrier
+	remove  func() // from the bus
 	deliver func(transport.Delivery)
+
+	mu      sync.Mutex  // held while deliver is called, so that calls come one at a time
+	stopped atomic.Bool // no call of deliver may begin
 }
 
 // Address returns "n@intraprocess" for the nth participant attached to the bus.
@@ -132,7 +132,7 @@ func (c *Carrier) Receive(in transport.Interest, deliver func(transport.Delivery
 	if c.closed.Load() {
 		return nil, c.closedError()
 	}
-	i := &interest{deliver: deliver}
+	i := &interest{carrier: c, deliver: deliver}
 	i.remove = c.bus.dispatcher.Add(in, i.take)
 	c.interests[i] = struct{}{}
 	return func() {
@@ -152,7 +152,7 @@ func (c *Carrier) Close(ctx context.Context) error {
 	for i := range c.interests {
 		c.end(i)
 	}
-	if c.ending == 0 {
+	if len(c.ending) == 0 {
 		c.mu.Unlock()
 		return nil
 	}
@@ -175,33 +175,45 @@ func (c *Carrier) end(i *interest) {
 	}
 	delete(c.interests, i)
 	i.remove()
-	// A Dispatch that found the interest before remove may come to it later. It is
-	// stopped here, unless it is delivering right now: then it is Close that waits,
-	// since stop must not.
-	if i.mu.TryLock() {
-		i.stopped = true
-		i.mu.Unlock()
+	// A Dispatch that found the interest before remove may come to it yet.
+	i.stopped.Store(true)
+	c.note(i)
+}
+
+// note keeps the stopped interest in c.ending as long as it is delivering. c.mu is held.
+func (c *Carrier) note(i *interest) {
+	// Whoever holds i.mu, or is about to, calls ended when it has let go.
+	if !i.mu.TryLock() {
+		c.ending[i] = struct{}{}
 		return
 	}
-	c.ending++
-	go func() {
-		i.mu.Lock()
-		i.stopped = true
-		i.mu.Unlock()
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		c.ending--
-		if c.ending == 0 && c.quiet != nil {
-			close(c.quiet)
-		}
-	}()
+	i.mu.Unlock()
+	delete(c.ending, i)
+	if len(c.ending) == 0 && c.quiet != nil {
+		close(c.quiet)
+		c.quiet = nil
+	}
+}
+
+// ended says that a call for a stopped interest has come to an end.
+func (c *Carrier) ended(i *interest) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.note(i)
 }
 
 // take hands a delivery to the receiver of the interest.
 func (i *interest) take(d transport.Delivery) {
+	i.takeAlone(d)
+	if i.stopped.Load() {
+		i.carrier.ended(i)
+	}
+}
+
+func (i *interest) takeAlone(d transport.Delivery) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	if !i.stopped {
+	if !i.stopped.Load() {
 		i.deliver(d)
 	}
 }
