@@ -7,6 +7,7 @@ import (
 	"runtime/debug"
 	"sync/atomic"
 	"time"
+	"unicode/utf8"
 
 	"github.com/postbus/postbus/internal/queue"
 	"github.com/postbus/postbus/transport"
@@ -108,7 +109,8 @@ func (r *Request) Respond(ctx context.Context, body []byte, options ...transport
 
 // RespondError answers the request with an error: with the code and text of a
 // [*transport.RemoteError] that err wraps, or else with CodeError, or CodeDeadline
-// for a context's deadline, and the text of err. Errors are those of Respond.
+// for a context's deadline, and the text of err. A text beyond transport.MaxErrorText is
+// cut. Errors are those of Respond.
 func (r *Request) RespondError(ctx context.Context, err error, options ...transport.MessageOption) error {
 	var remote *transport.RemoteError
 	switch {
@@ -118,7 +120,20 @@ func (r *Request) RespondError(ctx context.Context, err error, options ...transp
 	default:
 		remote = &transport.RemoteError{Code: CodeError, Text: err.Error()}
 	}
+	if len(remote.Text) > transport.MaxErrorText {
+		remote = &transport.RemoteError{Code: remote.Code, Text: cut(remote.Text, transport.MaxErrorText)}
+	}
 	return r.respond(ctx, &transport.Message{Kind: transport.ErrorResponse, Error: remote}, options)
+}
+
+// cut shortens a text to at most limit bytes, between characters.
+func cut(text string, limit int) string {
+	const more = "…"
+	end := limit - len(more)
+	for end > 0 && !utf8.RuneStart(text[end]) {
+		end--
+	}
+	return text[:end] + more
 }
 
 // respond completes an answer and sends it.

@@ -205,6 +205,9 @@ func TestErrorAnswers(t *testing.T) {
 		{"deadline", func(context.Context, *transport.Message) ([]byte, error) {
 			return nil, fmt.Errorf("database: %w", context.DeadlineExceeded)
 		}, service.CodeDeadline, "database: context deadline exceeded"},
+		{"long error", func(context.Context, *transport.Message) ([]byte, error) {
+			return nil, errors.New(strings.Repeat("ü", 4096))
+		}, service.CodeError, "üüü…"},
 		{"result too large", func(context.Context, *transport.Message) ([]byte, error) { return make([]byte, 2<<20), nil }, service.CodeError, "too large"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -108,12 +108,16 @@ func (e *SendError) Error() string {
 // Unwrap returns the cause.
 func (e *SendError) Unwrap() error { return e.Err }
 
+// MaxErrorText is the length of the longest text of a RemoteError that is sent, in bytes.
+const MaxErrorText = 4096
+
 // RemoteError is an error that the other side of a service answered with. Servers
 // return it from handlers to choose the code; clients get it from calls.
 type RemoteError struct {
 	// Code classifies the error; package service names the codes it uses itself.
 	Code int
-	// Text says what went wrong, for people. It travels as the body of the answer.
+	// Text says what went wrong, for people, in at most MaxErrorText bytes. It travels
+	// as the body of the answer.
 	Text string
 }
 

@@ -102,13 +102,17 @@ func NewNode(carrier Carrier, options *Options) (*Node, error) {
 	}, nil
 }
 
+// Address returns the address of the node's carrier, in the carrier's own terms: where
+// answers to its messages go.
+func (n *Node) Address() string { return n.carrier.Address() }
+
 // Logger returns the logger of the node, never nil.
 func (n *Node) Logger() *slog.Logger { return n.logger }
 
 // Send checks a message, completes it and hands it to the carrier. It fills in a
 // zero ID from PublisherGID (if it is zero, from a random one) and Sequence, a zero
-// SourceTime with the current time, and empty recipients from the routes. m belongs to the carrier from then on; m.Body is
-// borrowed until Send returns.
+// SourceTime with the current time, and empty recipients from the routes. m belongs to
+// the carrier from then on; m.Body is borrowed until Send returns.
 //
 // It returns nil when the next hop has durably taken the message. Errors: those of
 // ValidateName and Header.Validate, ErrTooLarge, ErrClosed, and the carrier's
@@ -134,12 +138,11 @@ func (n *Node) complete(m *Message) error {
 			return fmt.Errorf("send %s: %w", m.Name, err)
 		}
 	}
-	size := len(m.Body)
-	if m.Error != nil {
-		size = len(m.Error.Text)
+	if len(m.Body) > n.maxBody {
+		return fmt.Errorf("send %s: %w: the body has %d bytes, this node's limit is %d", m.Name, ErrTooLarge, len(m.Body), n.maxBody)
 	}
-	if size > n.maxBody {
-		return fmt.Errorf("send %s: %w: the body has %d bytes, this node's limit is %d", m.Name, ErrTooLarge, size, n.maxBody)
+	if m.Error != nil && len(m.Error.Text) > MaxErrorText {
+		return fmt.Errorf("send %s: %w: the error text has %d bytes, the limit is %d", m.Name, ErrTooLarge, len(m.Error.Text), MaxErrorText)
 	}
 	if m.Info.SourceTime.IsZero() {
 		m.Info.SourceTime = time.Now()

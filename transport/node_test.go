@@ -209,7 +209,7 @@ func TestNodeSendRefuses(t *testing.T) {
 		{"pattern", transport.Message{Name: "*"}, transport.ErrInvalidName},
 		{"header", transport.Message{Name: "/t", Header: transport.Header{{Name: "Subject", Value: "x"}}}, transport.ErrInvalidHeader},
 		{"body", transport.Message{Name: "/t", Body: []byte("1234")}, transport.ErrTooLarge},
-		{"error text", transport.Message{Name: "/t", Kind: transport.ErrorResponse, Error: &transport.RemoteError{Text: "1234"}}, transport.ErrTooLarge},
+		{"error text", transport.Message{Name: "/t", Kind: transport.ErrorResponse, Error: &transport.RemoteError{Text: strings.Repeat("x", transport.MaxErrorText+1)}}, transport.ErrTooLarge},
 	} {
 		if err := n.Send(t.Context(), &test.m); !errors.Is(err, test.want) {
 			t.Errorf("%s: %v, want an error that wraps %v", test.what, err, test.want)

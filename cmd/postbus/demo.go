@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -93,7 +94,7 @@ func (a *app) accountDemo(ctx context.Context) error {
 	if config.Intraprocess {
 		return fmt.Errorf("%s says intraprocess, and the demo shows e-mails: it needs an account", a.configPath)
 	}
-	address := ownAddress(config)
+	address := cmp.Or(config.From, config.Username)
 	config = sendTo(config, address)
 	d := newDemo(a, accountPatience)
 	d.section("Mail account", "Both nodes share this account's mailbox and write to its address.")

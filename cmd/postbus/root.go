@@ -291,17 +291,6 @@ func outlasting(ctx context.Context) (context.Context, context.CancelFunc) {
 	return longer, func() { stop(); cancel() }
 }
 
-// ownAddress returns the address of the account, for people.
-func ownAddress(config email.Config) string {
-	switch {
-	case config.Intraprocess:
-		return "a node of this process"
-	case config.From != "":
-		return config.From
-	}
-	return config.Username
-}
-
 // maxBody returns the largest body that a node of the configuration sends.
 func maxBody(config email.Config) int {
 	if config.MaxBody > 0 {

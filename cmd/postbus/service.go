@@ -156,7 +156,7 @@ func (a *app) serve(ctx context.Context, config email.Config, name, command stri
 		if err != nil {
 			return err
 		}
-		fmt.Fprintf(a.stderr, "serving %s as %s\n", name, ownAddress(config))
+		fmt.Fprintf(a.stderr, "serving %s as %s\n", name, node.Address())
 		<-ctx.Done()
 		return nil
 	})

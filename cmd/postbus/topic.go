@@ -235,7 +235,7 @@ func (a *app) echo(ctx context.Context, config email.Config, name string, l *lis
 			return err
 		}
 		defer sub.Close()
-		fmt.Fprintf(a.stderr, "listening on %s as %s\n", name, ownAddress(config))
+		fmt.Fprintf(a.stderr, "listening on %s as %s\n", name, node.Address())
 		return l.run(ctx, sub, a.stdout)
 	})
 }

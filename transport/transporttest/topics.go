@@ -131,6 +131,7 @@ func header(e *env) {
 		{Name: "Empty", Value: ""},
 		{Name: "Non-Ascii", Value: "Grüße, 世界 👋"},
 		{Name: "Blanks", Value: "one two  three   four"},
+		{Name: "Other-Blanks", Value: "\u00a0no-break\u2003em\u2028line\u00a0"},
 		{Name: "Punctuation", Value: `"a\b" <c@d> (e); f=g, h:i`},
 		{Name: "Encoded-Word", Value: "=?utf-8?q?not_encoded?="},
 		{Name: "Mixed", Value: "=?utf-8?q?x?= ü"},
