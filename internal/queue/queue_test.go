@@ -3,8 +3,6 @@ package queue_test
 import (
 	"context"
 	"errors"
-	"fmt"
-	"math/rand/v2"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -377,51 +375,4 @@ func TestReadyAndWatch(t *testing.T) {
 	q.Watch(func() { t.Error("a stopped watcher was called") })()
 	q.Push(numbered(1))
 	q.Close()
-}
-
-// TestAgainstModel does random things to a queue and to a slice.
-func TestAgainstModel(t *testing.T) {
-	for seed := range uint64(50) {
-		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) { runAgainstModel(t, seed) })
-		})
-	}
-}
-
-func runAgainstModel(t *testing.T, seed uint64) {
-	random := rand.New(rand.NewPCG(seed, 0))
-	depth := 1 + random.IntN(12)
-	const lifespan = 20 * time.Second
-	q := queue.New(transport.QoS{Depth: depth, Lifespan: lifespan})
-	var model []transport.Delivery
-	var dropped uint64
-	for seq := range uint64(500) {
-		switch random.IntN(4) {
-		case 0, 1:
-			d := numbered(seq)
-			q.Push(d)
-			model = append(model, d)
-			if len(model) > depth {
-				model = model[1:]
-				dropped++
-			}
-		case 2:
-			time.Sleep(time.Duration(random.IntN(5)) * time.Second)
-		case 3:
-			for len(model) > 0 && time.Since(model[0].Message.Info.SourceTime) > lifespan {
-				model = model[1:]
-				dropped++
-			}
-			d, ok := q.TryPop()
-			if ok != (len(model) > 0) || ok && d.Message != model[0].Message {
-				t.Fatalf("step %d: TryPop = %v, %v, want %v", seq, d.Message, ok, len(model) > 0)
-			}
-			if ok {
-				model = model[1:]
-			}
-		}
-		if q.Dropped() != dropped || q.Ready() != (len(model) > 0) {
-			t.Fatalf("step %d: Dropped %d, Ready %v, want %d, %v", seq, q.Dropped(), q.Ready(), dropped, len(model) > 0)
-		}
-	}
 }

@@ -285,14 +285,14 @@ var faults = []struct {
 	{"the second close fails", "CloseTwice", closingOnce},
 	{"close leaves a goroutine", "TopicMetadata Address ParticipantLeaves", func() broken {
 		return broken{close: func(inner transport.Carrier, ctx context.Context) error {
-			go func() { <-leaksEnd }()
+			go func(end <-chan struct{}) { <-end }(leaksEnd)
 			return inner.Close(ctx)
 		}}
 	}},
 }
 
-// leaksEnd ends the goroutines that a fault leaves behind.
-var leaksEnd = make(chan struct{})
+// leaksEnd is closed to end the goroutines that a fault leaves behind.
+var leaksEnd chan struct{}
 
 func changeValues(h transport.Header, change func(string) string) transport.Header {
 	changed := make(transport.Header, len(h))

@@ -92,6 +92,7 @@ func TestSoundCarrierPasses(t *testing.T) {
 }
 
 func TestBrokenCarriersFail(t *testing.T) {
+	leaksEnd = make(chan struct{})
 	defer close(leaksEnd)
 	byName := make(map[string]testCase)
 	for _, c := range allCases() {
