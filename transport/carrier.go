@@ -33,9 +33,10 @@ type Receiver interface {
 	// cannot serve gets an error that wraps ErrNotSupported.
 	//
 	// Calls of deliver for one interest come one at a time, in the order of
-	// arrival. deliver does not block and may call Send, Receive and stop from
-	// other goroutines only. It may still be called once by a delivery that was
-	// under way when stop was called.
+	// arrival. deliver does not block; it may settle the delivery, and calls Send,
+	// Receive and stop from other goroutines only. It may still be called once by a
+	// delivery that was under way when stop was called. stop does not wait, and may
+	// be called more than once, also after Close.
 	Receive(interest Interest, deliver func(Delivery)) (stop func(), err error)
 }
 
@@ -51,8 +52,9 @@ type Carrier interface {
 
 	// Close releases everything and returns when no call of a deliver function
 	// is under way any more and all goroutines have ended, or, with ctx's error,
-	// when ctx ends first. It is called after the last Send has returned. A second
-	// Close does nothing and returns nil.
+	// when ctx ends first. The node calls it after the last Send has returned,
+	// unless it has run out of time: then Sends under way end with an error. A
+	// second Close does nothing and returns nil.
 	Close(ctx context.Context) error
 }
 

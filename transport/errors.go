@@ -39,6 +39,10 @@ var (
 	// ErrInvalidName is wrapped by the errors of [ValidateName] and [ValidatePattern].
 	ErrInvalidName = errors.New("invalid name")
 
+	// ErrInvalidKind says that a message to be sent has no kind, or an error that does
+	// not go with its kind.
+	ErrInvalidKind = errors.New("invalid kind of message")
+
 	// ErrInvalidHeader is wrapped by the errors of [Header.Validate].
 	ErrInvalidHeader = errors.New("invalid header")
 )

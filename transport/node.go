@@ -133,6 +133,9 @@ func (n *Node) complete(m *Message) error {
 	if err := ValidateName(m.Name); err != nil {
 		return err
 	}
+	if m.Kind < TopicMessage || m.Kind > ErrorResponse || (m.Kind == ErrorResponse) != (m.Error != nil) {
+		return fmt.Errorf("send %s: %w: %s with error %v", m.Name, ErrInvalidKind, m.Kind, m.Error)
+	}
 	if m.Header != nil {
 		if err := m.Header.Validate(); err != nil {
 			return fmt.Errorf("send %s: %w", m.Name, err)

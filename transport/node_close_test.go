@@ -22,7 +22,9 @@ func TestNodeCloseDrains(t *testing.T) {
 		n := newNode(t, c, nil)
 		inFlight := make(chan error)
 		c.send = func(context.Context) error { <-slowSend; return nil }
-		go func() { inFlight <- n.Send(t.Context(), &transport.Message{Name: "/slow"}) }()
+		go func() {
+			inFlight <- n.Send(t.Context(), &transport.Message{Kind: transport.TopicMessage, Name: "/slow"})
+		}()
 		synctest.Wait()
 		c.send = nil
 
@@ -30,7 +32,7 @@ func TestNodeCloseDrains(t *testing.T) {
 		receive(t, n, topic("/t"), sink{drain: func(ctx context.Context) error {
 			c.note("handler begins")
 			<-work
-			err := n.Send(ctx, &transport.Message{Name: "/answer"})
+			err := n.Send(ctx, &transport.Message{Kind: transport.TopicMessage, Name: "/answer"})
 			c.note("handler ends")
 			return err
 		}})
@@ -58,7 +60,7 @@ func TestNodeCloseDrains(t *testing.T) {
 		close(work)
 		steps = append(steps, "handler ends", "stop response", "client drains")
 		expect(steps...)
-		if err := n.Send(t.Context(), &transport.Message{Name: "/t"}); !errors.Is(err, transport.ErrClosed) {
+		if err := n.Send(t.Context(), &transport.Message{Kind: transport.TopicMessage, Name: "/t"}); !errors.Is(err, transport.ErrClosed) {
 			t.Errorf("Send when handlers have finished: %v, want ErrClosed", err)
 		}
 		close(slowSend)
@@ -105,7 +107,7 @@ func TestNodeCloseGivesUpWithContext(t *testing.T) {
 		resume := make(chan struct{})
 		c.send = func(context.Context) error { <-resume; return nil }
 		n := newNode(t, c, nil)
-		go n.Send(t.Context(), &transport.Message{Name: "/slow"})
+		go n.Send(t.Context(), &transport.Message{Kind: transport.TopicMessage, Name: "/slow"})
 		synctest.Wait()
 		receive(t, n, topic("/t"), sink{drain: func(ctx context.Context) error {
 			<-ctx.Done() // a handler that does not come to an end

@@ -137,23 +137,23 @@ func TestNodeSendCompletesMessage(t *testing.T) {
 	}{
 		{
 			"what is missing", "robot@mail.example.com",
-			transport.Message{Name: "/t", Info: transport.Info{PublisherGID: gid, Sequence: 5}},
-			transport.Message{Name: "/t", Info: transport.Info{PublisherGID: gid, Sequence: 5}, ID: transport.NewID(gid, 5, "mail.example.com")},
+			transport.Message{Kind: transport.TopicMessage, Name: "/t", Info: transport.Info{PublisherGID: gid, Sequence: 5}},
+			transport.Message{Kind: transport.TopicMessage, Name: "/t", Info: transport.Info{PublisherGID: gid, Sequence: 5}, ID: transport.NewID(gid, 5, "mail.example.com")},
 		},
 		{
 			"recipients", "a@b@c",
-			transport.Message{Name: "/r", Info: transport.Info{PublisherGID: gid, Sequence: 5}},
-			transport.Message{Name: "/r", Info: transport.Info{PublisherGID: gid, Sequence: 5}, ID: transport.NewID(gid, 5, "c"), To: []string{"r@example.com"}},
+			transport.Message{Kind: transport.TopicMessage, Name: "/r", Info: transport.Info{PublisherGID: gid, Sequence: 5}},
+			transport.Message{Kind: transport.TopicMessage, Name: "/r", Info: transport.Info{PublisherGID: gid, Sequence: 5}, ID: transport.NewID(gid, 5, "c"), To: []string{"r@example.com"}},
 		},
 		{
 			"address without @", "inbox.1",
-			transport.Message{Name: "/t", Info: transport.Info{PublisherGID: gid, Sequence: 5}},
-			transport.Message{Name: "/t", Info: transport.Info{PublisherGID: gid, Sequence: 5}, ID: transport.NewID(gid, 5, "inbox.1")},
+			transport.Message{Kind: transport.TopicMessage, Name: "/t", Info: transport.Info{PublisherGID: gid, Sequence: 5}},
+			transport.Message{Kind: transport.TopicMessage, Name: "/t", Info: transport.Info{PublisherGID: gid, Sequence: 5}, ID: transport.NewID(gid, 5, "inbox.1")},
 		},
 		{
 			"nothing", "a@b",
-			transport.Message{Name: "/r", ID: foreign, To: []string{"x@y"}, Info: transport.Info{PublisherGID: gid, Sequence: 5, SourceTime: at}},
-			transport.Message{Name: "/r", ID: foreign, To: []string{"x@y"}, Info: transport.Info{PublisherGID: gid, Sequence: 5, SourceTime: at}},
+			transport.Message{Kind: transport.TopicMessage, Name: "/r", ID: foreign, To: []string{"x@y"}, Info: transport.Info{PublisherGID: gid, Sequence: 5, SourceTime: at}},
+			transport.Message{Kind: transport.TopicMessage, Name: "/r", ID: foreign, To: []string{"x@y"}, Info: transport.Info{PublisherGID: gid, Sequence: 5, SourceTime: at}},
 		},
 	} {
 		c := &carrier{address: test.address}
@@ -204,11 +204,14 @@ func TestNodeSendRefuses(t *testing.T) {
 		m    transport.Message
 		want error
 	}{
-		{"name", transport.Message{Name: "a b"}, transport.ErrInvalidName},
-		{"pattern", transport.Message{Name: "*"}, transport.ErrInvalidName},
-		{"header", transport.Message{Name: "/t", Header: transport.Header{{Name: "Subject", Value: "x"}}}, transport.ErrInvalidHeader},
-		{"body", transport.Message{Name: "/t", Body: []byte("1234")}, transport.ErrTooLarge},
-		{"error text", transport.Message{Name: "/t", Kind: transport.ErrorResponse, Error: &transport.RemoteError{Text: strings.Repeat("x", transport.MaxErrorText+1)}}, transport.ErrTooLarge},
+		{"name", transport.Message{Kind: transport.TopicMessage, Name: "a b"}, transport.ErrInvalidName},
+		{"pattern", transport.Message{Kind: transport.TopicMessage, Name: "*"}, transport.ErrInvalidName},
+		{"header", transport.Message{Kind: transport.TopicMessage, Name: "/t", Header: transport.Header{{Name: "Subject", Value: "x"}}}, transport.ErrInvalidHeader},
+		{"no kind", transport.Message{Name: "/t"}, transport.ErrInvalidKind},
+		{"error without text", transport.Message{Kind: transport.ErrorResponse, Name: "/t"}, transport.ErrInvalidKind},
+		{"error in a topic message", transport.Message{Kind: transport.TopicMessage, Name: "/t", Error: new(transport.RemoteError)}, transport.ErrInvalidKind},
+		{"body", transport.Message{Kind: transport.TopicMessage, Name: "/t", Body: []byte("1234")}, transport.ErrTooLarge},
+		{"error text", transport.Message{Kind: transport.ErrorResponse, Name: "/t", Error: &transport.RemoteError{Text: strings.Repeat("x", transport.MaxErrorText+1)}}, transport.ErrTooLarge},
 	} {
 		if err := n.Send(t.Context(), &test.m); !errors.Is(err, test.want) {
 			t.Errorf("%s: %v, want an error that wraps %v", test.what, err, test.want)
@@ -217,7 +220,7 @@ func TestNodeSendRefuses(t *testing.T) {
 	if len(c.sent) != 0 {
 		t.Errorf("%d messages reached the carrier", len(c.sent))
 	}
-	if err := n.Send(t.Context(), &transport.Message{Name: "/t", Body: []byte("123")}); err != nil {
+	if err := n.Send(t.Context(), &transport.Message{Kind: transport.TopicMessage, Name: "/t", Body: []byte("123")}); err != nil {
 		t.Errorf("a body of the limit: %v", err)
 	}
 }
@@ -226,7 +229,7 @@ func TestNodeSendReturnsCarriersError(t *testing.T) {
 	want := &transport.SendError{Name: "/t", Outcome: transport.Unknown, Err: transport.ErrTimeout}
 	n := newNode(t, &carrier{send: func(context.Context) error { return want }}, nil)
 	var got *transport.SendError
-	if err := n.Send(t.Context(), &transport.Message{Name: "/t"}); !errors.As(err, &got) || got != want {
+	if err := n.Send(t.Context(), &transport.Message{Kind: transport.TopicMessage, Name: "/t"}); !errors.As(err, &got) || got != want {
 		t.Errorf("Send = %v, want %v", err, want)
 	}
 }
@@ -259,7 +262,7 @@ func TestNodeAfterClose(t *testing.T) {
 		t.Errorf("Close: %v", err)
 	}
 	stop() // is harmless
-	if err := n.Send(t.Context(), &transport.Message{Name: "/t"}); !errors.Is(err, transport.ErrClosed) {
+	if err := n.Send(t.Context(), &transport.Message{Kind: transport.TopicMessage, Name: "/t"}); !errors.Is(err, transport.ErrClosed) {
 		t.Errorf("Send after Close: %v, want ErrClosed", err)
 	}
 	if _, err := n.Receive(topic("/t"), sink{}); !errors.Is(err, transport.ErrClosed) {

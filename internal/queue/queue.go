@@ -50,6 +50,7 @@ func (q *Queue) Push(d transport.Delivery) bool {
 	q.mu.Lock()
 	if q.closed {
 		q.mu.Unlock()
+		d.Nack(0) // whoever reads the name next is to have it
 		return true
 	}
 	size := len(d.Message.Body)
@@ -129,8 +130,8 @@ func (q *Queue) Pop(ctx context.Context) (transport.Delivery, error) {
 	}
 }
 
-// Ready reports whether Pop would return at once: there is something to take, or the
-// queue is closed.
+// Ready reports whether Pop would return at once: there is something to take (unless it
+// turns out to be too old), or the queue is closed.
 func (q *Queue) Ready() bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
