@@ -68,22 +68,22 @@ func newCarrier(config Config, options Options) (*Carrier, error) {
 	}
 	address, err := config.address()
 	if err != nil {
-		return nil, fmt.Errorf("From: %w", err)
+		return nil, fmt.Errorf("email.user.from: %w", err)
 	}
 	smtpServer, err := parseServer(config.SMTP, smtpSchemes)
 	if err != nil {
-		return nil, fmt.Errorf("SMTP: %w", err)
+		return nil, fmt.Errorf("email.user.url-smtp: %w", err)
 	}
 	imapServer, err := parseServer(config.IMAP, imapSchemes)
 	if err != nil {
-		return nil, fmt.Errorf("IMAP: %w", err)
+		return nil, fmt.Errorf("email.user.url-imap: %w", err)
 	}
 	pool, err := certPool(config.CA)
 	if err != nil {
-		return nil, fmt.Errorf("CA: %w", err)
+		return nil, fmt.Errorf("email.tls.ca-file: %w", err)
 	}
 	if config.PollingPeriod < 0 || config.MaxBody < 0 {
-		return nil, errors.New("PollingPeriod and MaxBody can't be negative")
+		return nil, errors.New("a PollingPeriod or MaxBody below zero")
 	}
 	if config.MaxBody == 0 {
 		config.MaxBody = transport.DefaultMaxBody
@@ -107,7 +107,7 @@ func newCarrier(config Config, options Options) (*Carrier, error) {
 	for _, list := range []struct{ from, to *[]string }{{&config.To, &c.sender.to}, {&config.Cc, &c.sender.cc}, {&config.Bcc, &c.sender.bcc}} {
 		for _, recipient := range *list.from {
 			if err := addAddress(list.to)(recipient); err != nil {
-				return nil, fmt.Errorf("recipient: %w", err)
+				return nil, fmt.Errorf("email.recipients: %w", err)
 			}
 		}
 	}

@@ -20,7 +20,8 @@ type cursor struct {
 	// between them is unknown. They are not delivered again.
 	ahead map[imap.UID]struct{}
 	// window is how many UIDs to ask for, 0 for all. It starts at one after a large
-	// mail, so that many of them in a row are not all begun again and again.
+	// mail, so that many of them in a row are not all begun again and again, and
+	// grows until there is no more.
 	window imap.UID
 }
 
@@ -95,7 +96,7 @@ func (c *cursor) finish(b *batch, complete bool) {
 			c.pass(c.next)
 		}
 	}
-	if c.window *= 2; !complete || b.blocked != 0 || c.window > widestWindow {
+	if c.window *= 2; !complete || !b.found || b.blocked != 0 || c.window > widestWindow {
 		c.window = 0
 	}
 }

@@ -70,12 +70,13 @@
 //
 // # When it is delivered
 //
-// The carrier rests in IDLE (RFC 2177). After a sign of life, a message delivered or a
-// request sent, it also looks into the inbox by itself, first every 2 ms and then at
-// intervals of a twentieth of the time that it has been quiet; after ten seconds of
-// quiet IDLE is left alone. That bridges the half second by which common servers delay
-// IDLE notifications. Once a minute, or once in a polling-period, it looks in any case,
-// because notifications get lost. A server without IDLE is looked at every second.
+// The carrier rests in IDLE (RFC 2177). After a sign of life, that is, an interest
+// stated, a request sent or a message delivered, it also looks into the inbox by itself,
+// first every 2 ms and then at intervals of a twentieth of the time that it has been
+// quiet; after ten seconds of quiet IDLE is left alone. That bridges the half second by
+// which common servers delay IDLE notifications. Once a minute, or once in a
+// polling-period, it looks in any case, because notifications get lost. A server
+// without IDLE is looked at every second.
 //
 // # Outages
 //

@@ -13,8 +13,8 @@ const (
 	lateness = 1.0 / 20
 	// shortestWait keeps the cost of a steady stream below a tenth of a core.
 	shortestWait = 2 * time.Millisecond
-	// idleWorth is the wait from which on it is spent in IDLE, so that a server that
-	// notifies at once is not kept waiting. Below, entering IDLE would cost more.
+	// idleWorth is the wait from which on it is spent in IDLE. Below, entering IDLE
+	// costs more than it can bring, unless the server notifies promptly.
 	idleWorth = 5 * time.Millisecond
 	// idleDelay is the delay of IDLE notifications to reckon with: waits that would
 	// be longer are left to IDLE alone.
@@ -32,9 +32,10 @@ const (
 
 // pace is what the time of the next look depends on.
 type pace struct {
-	quiet   time.Duration // since the last sign of life: a delivery, a request sent
+	quiet   time.Duration // since the last sign of life: an interest, a request, a delivery
 	cost    time.Duration // of the last look that found nothing
 	canIdle bool
+	prompt  bool          // IDLE has not been seen to be late
 	period  time.Duration // the configured period, or zero
 }
 
@@ -52,7 +53,7 @@ func (p pace) next() (wait time.Duration, idle bool) {
 		wait = longest
 	}
 	wait = min(wait, longest)
-	return wait, p.canIdle && wait >= idleWorth
+	return wait, p.canIdle && (p.prompt || wait >= idleWorth)
 }
 
 // The delays between attempts to reconnect.
