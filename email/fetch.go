@@ -81,6 +81,7 @@ func (r *receiver) fetchWhole(ctx context.Context, uid imap.UID) (more bool, err
 	err = r.session.fetch(ctx, uid, uid, r.maxMail, func(f fetched) {
 		if missing = !f.hasBody; !missing {
 			r.process(f)
+			r.cursor.delivered(uid)
 		}
 	})
 	if tooMuch, ok := errors.AsType[oversized](err); ok {

@@ -470,3 +470,27 @@ func TestLargeMails(t *testing.T) {
 }
 
 var quietLog = slog.New(slog.DiscardHandler)
+
+// TestLargeMailDropped: a large mail is not delivered again because the connection broke
+// when it had come.
+func TestLargeMailDropped(t *testing.T) {
+	withScript(t, func(s *script, _ *receiver) {
+		s.before = func(c *scriptConn, command string, args []string) bool {
+			if command != "UID FETCH" || c.number > 3 {
+				return false
+			}
+			from, _, partial := c.parseFetch(args)
+			if partial == headBytes {
+				return false
+			}
+			c.sendMail(from, s.inbox()[from-1], partial)
+			c.Close()
+			return true
+		}
+	}, func(t *scriptTest) {
+		for n := 1; n <= 5; n++ {
+			t.script.add(messageMail(t, n, strings.Repeat("x", 100_000)))
+		}
+		t.want(1, 5)
+	})
+}

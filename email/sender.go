@@ -281,19 +281,24 @@ func (c *submission) drop() {
 // close says goodbye and closes the connection.
 func (s *sender) close(ctx context.Context) error {
 	close(s.closed)
+	var conn *submission
 	select {
-	case conn := <-s.slot:
-		if conn != nil && !conn.broken {
-			limited, cancel := bounded(ctx, probeTimeout)
-			defer cancel()
-			// Whether the server answers makes no difference any more.
-			_ = guard(limited, conn.bare, conn.client.Quit)
+	case conn = <-s.slot:
+	default: // even if ctx has ended, what is not in use is closed
+		select {
+		case conn = <-s.slot:
+		case <-ctx.Done():
+			return fmt.Errorf("email: close: messages are still being sent: %w", ctx.Err())
 		}
-		conn.drop()
-		return nil
-	case <-ctx.Done():
-		return fmt.Errorf("email: close: messages are still being sent: %w", ctx.Err())
 	}
+	if conn != nil && !conn.broken {
+		limited, cancel := bounded(ctx, probeTimeout)
+		defer cancel()
+		// Whether the server answers makes no difference any more.
+		_ = guard(limited, conn.bare, conn.client.Quit)
+	}
+	conn.drop()
+	return nil
 }
 
 // replyIn returns the server's reply that err is about, or nil.
