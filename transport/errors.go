@@ -45,6 +45,9 @@ var (
 
 	// ErrInvalidHeader is wrapped by the errors of [Header.Validate].
 	ErrInvalidHeader = errors.New("invalid header")
+
+	// ErrInvalidFilename is wrapped by the errors of [ValidateFilename].
+	ErrInvalidFilename = errors.New("invalid name of a file")
 )
 
 // ContextError returns the error of an operation that ended because ctx did: it wraps

@@ -44,6 +44,18 @@ func ParseGID(s string) (GID, error) {
 // IsZero reports whether g is the zero GID.
 func (g GID) IsZero() bool { return g == GID{} }
 
+// Short returns the identifier of 32 bits that stands for g where there is no room for
+// more (rmw_email): the last four bytes of g, or 1 if those are zero. It is not unique;
+// what matters must be told apart by other means. The short form of a short identifier,
+// and of the zero GID, is itself.
+func (g GID) Short() GID {
+	short := GID{12: g[12], 13: g[13], 14: g[14], 15: g[15]}
+	if short.IsZero() && !g.IsZero() {
+		short[15] = 1
+	}
+	return short
+}
+
 // String returns the text form, which ParseGID reads.
 func (g GID) String() string {
 	if [12]byte(g[:12]) == ([12]byte{}) {

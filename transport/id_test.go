@@ -163,3 +163,18 @@ func FuzzNewID(f *testing.F) {
 		}
 	})
 }
+
+func TestGIDShort(t *testing.T) {
+	for _, test := range []struct{ gid, short string }{
+		{someGID, "3437096703"},
+		{"17", "17"},
+		{"0", "0"},
+		{"4294967295", "4294967295"},
+		{"ffffffffffffffffffffffff00000000", "1"},
+		{"00000000000000000000000100000000", "1"},
+	} {
+		if got := mustGID(t, test.gid).Short().String(); got != test.short {
+			t.Errorf("the short form of %s is %s, want %s", test.gid, got, test.short)
+		}
+	}
+}

@@ -47,6 +47,9 @@ type Message struct {
 	// ContentType is the media type of Body (RFC 2045 section 5.1) as the sender
 	// declared it, or "" if it did not.
 	ContentType string
+	// Filename is the name of the file that Body is (see ValidateFilename), or "" if
+	// it is none. An ErrorResponse has no file.
+	Filename string
 	// Header holds the application's own header fields.
 	Header Header
 	// Info says who sent the message, and when.
@@ -81,17 +84,21 @@ func (m *Message) Expired(now time.Time) bool {
 
 // Caller returns the client that an answer is for, and the client's number of the
 // request: as the answer itself says or, if it does not (a person wrote it), as the
-// ID that it replies to says. It returns false if neither does, or if they
-// contradict each other.
+// ID that it replies to says. A server of rmw_email says it in the terms of
+// [GID.Short] and with a number that is less by one; then the ID counts too. It
+// returns false if neither says it, or if they contradict each other.
 func (m *Message) Caller() (client GID, sequence uint64, ok bool) {
 	client, sequence, ok = m.InReplyTo.Origin()
 	if m.Info.ClientGID.IsZero() {
 		return client, sequence, ok
 	}
-	if ok && (client != m.Info.ClientGID || sequence != m.Info.RequestSequence) {
-		return GID{}, 0, false
+	switch {
+	case !ok, client == m.Info.ClientGID && sequence == m.Info.RequestSequence:
+		return m.Info.ClientGID, m.Info.RequestSequence, true
+	case client != client.Short() && client.Short() == m.Info.ClientGID && sequence-1 == m.Info.RequestSequence:
+		return client, sequence, true
 	}
-	return m.Info.ClientGID, m.Info.RequestSequence, true
+	return GID{}, 0, false
 }
 
 // Info is the metadata of a message. Times have nanosecond precision.

@@ -56,6 +56,11 @@ func TestMessageCaller(t *testing.T) {
 		{"foreign ID", transport.Message{InReplyTo: transport.ParseID("a@b"), Info: transport.Info{ClientGID: other, RequestSequence: 3}}, other, 3, true},
 		{"another client", transport.Message{InReplyTo: ours, Info: transport.Info{ClientGID: other, RequestSequence: 7}}, transport.GID{}, 0, false},
 		{"another number", transport.Message{InReplyTo: ours, Info: transport.Info{ClientGID: client, RequestSequence: 8}}, transport.GID{}, 0, false},
+		{"short GID", transport.Message{InReplyTo: ours, Info: transport.Info{ClientGID: client.Short(), RequestSequence: 6}}, client, 7, true},
+		{"short GID, another client", transport.Message{InReplyTo: ours, Info: transport.Info{ClientGID: other, RequestSequence: 6}}, transport.GID{}, 0, false},
+		{"short GID, number not shortened", transport.Message{InReplyTo: ours, Info: transport.Info{ClientGID: client.Short(), RequestSequence: 7}}, transport.GID{}, 0, false},
+		{"short GID in both", transport.Message{InReplyTo: transport.NewID(other, 7, "host"), Info: transport.Info{ClientGID: other, RequestSequence: 7}}, other, 7, true},
+		{"short GID in both, another number", transport.Message{InReplyTo: transport.NewID(other, 7, "host"), Info: transport.Info{ClientGID: other, RequestSequence: 6}}, transport.GID{}, 0, false},
 		{"foreign ID only", transport.Message{InReplyTo: transport.ParseID("a@b")}, transport.GID{}, 0, false},
 		{"neither", transport.Message{}, transport.GID{}, 0, false},
 	} {
@@ -91,10 +96,11 @@ func TestMessageOptions(t *testing.T) {
 	for _, option := range []transport.MessageOption{
 		transport.WithHeader("A", "1"), transport.WithHeader("a", "2"),
 		transport.WithSourceTime(at), transport.WithContentType("text/csv"),
+		transport.WithFile("a.csv"),
 	} {
 		option(&m)
 	}
-	if !slices.Equal(m.Header.Values("A"), []string{"1", "2"}) || m.Info.SourceTime != at || m.ContentType != "text/csv" {
+	if !slices.Equal(m.Header.Values("A"), []string{"1", "2"}) || m.Info.SourceTime != at || m.ContentType != "text/csv" || m.Filename != "a.csv" {
 		t.Errorf("the options made %+v", m)
 	}
 }

@@ -115,8 +115,8 @@ func (n *Node) Logger() *slog.Logger { return n.logger }
 // the carrier from then on; m.Body is borrowed until Send returns.
 //
 // It returns nil when the next hop has durably taken the message. Errors: those of
-// ValidateName and Header.Validate, ErrTooLarge, ErrClosed, and the carrier's
-// [*SendError].
+// ValidateName, ValidateFilename and Header.Validate, ErrInvalidKind, ErrTooLarge,
+// ErrClosed, and the carrier's [*SendError].
 func (n *Node) Send(ctx context.Context, m *Message) error {
 	if err := n.complete(m); err != nil {
 		return err
@@ -138,6 +138,14 @@ func (n *Node) complete(m *Message) error {
 	}
 	if m.Header != nil {
 		if err := m.Header.Validate(); err != nil {
+			return fmt.Errorf("send %s: %w", m.Name, err)
+		}
+	}
+	if m.Filename != "" {
+		if m.Kind == ErrorResponse {
+			return fmt.Errorf("send %s: %w: an error response has no file", m.Name, ErrInvalidFilename)
+		}
+		if err := ValidateFilename(m.Filename); err != nil {
 			return fmt.Errorf("send %s: %w", m.Name, err)
 		}
 	}

@@ -207,6 +207,8 @@ func TestNodeSendRefuses(t *testing.T) {
 		{"name", transport.Message{Kind: transport.TopicMessage, Name: "a b"}, transport.ErrInvalidName},
 		{"pattern", transport.Message{Kind: transport.TopicMessage, Name: "*"}, transport.ErrInvalidName},
 		{"header", transport.Message{Kind: transport.TopicMessage, Name: "/t", Header: transport.Header{{Name: "Subject", Value: "x"}}}, transport.ErrInvalidHeader},
+		{"file name", transport.Message{Kind: transport.TopicMessage, Name: "/t", Filename: "../a"}, transport.ErrInvalidFilename},
+		{"error as a file", transport.Message{Kind: transport.ErrorResponse, Name: "/t", Filename: "a", Error: new(transport.RemoteError)}, transport.ErrInvalidFilename},
 		{"no kind", transport.Message{Name: "/t"}, transport.ErrInvalidKind},
 		{"error without text", transport.Message{Kind: transport.ErrorResponse, Name: "/t"}, transport.ErrInvalidKind},
 		{"error in a topic message", transport.Message{Kind: transport.TopicMessage, Name: "/t", Error: new(transport.RemoteError)}, transport.ErrInvalidKind},

@@ -21,3 +21,10 @@ func WithSourceTime(t time.Time) MessageOption {
 func WithContentType(mediaType string) MessageOption {
 	return func(m *Message) { m.ContentType = mediaType }
 }
+
+// WithFile says that the body is a file of this name (see ValidateFilename). Its type is
+// what WithContentType declares: it is not guessed from the name, because the same
+// program would then send other types on other machines.
+func WithFile(name string) MessageOption {
+	return func(m *Message) { m.Filename = name }
+}

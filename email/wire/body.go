@@ -33,6 +33,7 @@ const (
 // bodyPlan says how a payload travels.
 type bodyPlan struct {
 	payload []byte
+	file    string     // the name of the file that it is, or ""
 	plain   bool       // as it is, with the line endings of mail
 	ending  lineEnding // if plain
 	mime    string     // the content type to write when none is declared
@@ -41,11 +42,14 @@ type bodyPlan struct {
 
 // planBody decides how the payload of m travels: readable if it can be.
 func planBody(m *transport.Message) bodyPlan {
-	p := bodyPlan{payload: m.Body, mime: textType}
+	p := bodyPlan{payload: m.Body, file: m.Filename, mime: textType}
 	if m.Error != nil {
 		p.payload = []byte(m.Error.Text)
 	}
-	if p.ending, p.plain = plainLines(p.payload); p.plain {
+	if p.file == "" { // a file that is saved must have all its bytes, whoever saves it
+		p.ending, p.plain = plainLines(p.payload)
+	}
+	if p.plain {
 		p.size = len(p.payload) + bytes.Count(p.payload, []byte("\n")) + 2
 		return p
 	}
@@ -64,6 +68,9 @@ func (p *bodyPlan) appendFields(dst []byte, declared string) []byte {
 	}
 	dst = append(dst, "MIME-Version: 1.0\r\n"...)
 	dst = appendLine(dst, "Content-Type", written)
+	if p.file != "" {
+		dst = appendDisposition(dst, p.file)
+	}
 	if declared != "" && (written != declared || isDefaultType(declared)) {
 		dst = appendLine(dst, headerBodyType, declared)
 	}
@@ -100,7 +107,7 @@ func (e lineEnding) String() string {
 }
 
 func parseLineEnding(value []byte) (e lineEnding, err error) {
-	kind, final, ok := bytes.Cut(value, []byte(";"))
+	kind, final, ok := bytes.Cut(bytes.ToLower(value), []byte(";"))
 	final, ok2 := bytes.CutPrefix(trim(final), []byte("final="))
 	if !ok || !ok2 || len(final) != 1 || final[0] < '0' || final[0] > '0'+maxFinalEndings {
 		return e, malformed("%s is %.40q", headerLineEnding, value)

@@ -79,6 +79,11 @@ func (h *header) message() (*transport.Message, error) {
 			return nil, err
 		}
 	}
+	if m.Kind != transport.ErrorResponse { // the text of an error is no file, whatever it is called
+		if m.Filename, err = h.filename(); err != nil {
+			return nil, err
+		}
+	}
 	h.readAddresses(m)
 	m.Header = h.application()
 	return m, nil

@@ -2,6 +2,8 @@ package wire
 
 import (
 	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"math"
@@ -20,9 +22,9 @@ const foldAt = 78
 //
 // m must have an ID, a source time between the years 1678 and 2262, and what its kind
 // asks for: a request Info.ClientGID, an answer InReplyTo, an ErrorResponse Error and no
-// Body. A message that Decode could not give back the same is refused; errors wrap those
-// of transport.ValidateName and transport.Header.Validate where they apply, and
-// transport.ErrTooLarge when the header section exceeds MaxHeaderBytesWritten. Two
+// Body and Filename. A message that Decode could not give back the same is refused; errors wrap those
+// of transport.ValidateName, transport.ValidateFilename and transport.Header.Validate where
+// they apply, and transport.ErrTooLarge when the header section exceeds MaxHeaderBytesWritten. Two
 // values are not kept exactly: a deadline after 2262 becomes the last instant that
 // nanoseconds can count, and times come back in UTC.
 func Encode(m *transport.Message, e Envelope) ([]byte, error) {
@@ -68,6 +70,11 @@ func check(m *transport.Message) error {
 			return err
 		}
 	}
+	if m.Filename != "" {
+		if err := transport.ValidateFilename(m.Filename); err != nil {
+			return err
+		}
+	}
 	if m.Header == nil {
 		return nil
 	}
@@ -99,8 +106,8 @@ func checkKind(m *transport.Message) error {
 	default:
 		return fmt.Errorf("a message of %s can't be sent", m.Kind)
 	}
-	if (m.Kind == transport.ErrorResponse) != (m.Error != nil) || m.Error != nil && len(m.Body) > 0 {
-		return errors.New("an error response needs an error and no body, other messages no error")
+	if (m.Kind == transport.ErrorResponse) != (m.Error != nil) || m.Error != nil && (len(m.Body) > 0 || m.Filename != "") {
+		return errors.New("an error response needs an error and no body or file, other messages no error")
 	}
 	if m.Error != nil && (m.Error.Code < math.MinInt32 || m.Error.Code > math.MaxInt32) {
 		return fmt.Errorf("the error code %d has more than 32 bits", m.Error.Code)
@@ -212,6 +219,9 @@ func appendStandard(dst []byte, m *transport.Message) []byte {
 	dst = append(dst, m.ID.String()...)
 	dst = append(dst, ">\r\n"...)
 	if m.InReplyTo.IsZero() {
+		if m.Kind == transport.TopicMessage {
+			dst = appendThread(dst, m.Name)
+		}
 		return append(dst, "Auto-Submitted: auto-generated\r\n"...)
 	}
 	request := m.InReplyTo.String()
@@ -221,6 +231,17 @@ func appendStandard(dst []byte, m *transport.Message) []byte {
 		dst = append(dst, ">\r\n"...)
 	}
 	return append(dst, "Auto-Submitted: auto-replied\r\n"...)
+}
+
+// appendThread makes a topic message part of the topic's thread: it refers to a mail that
+// does not exist and that all messages of the topic, whoever publishes them, seem to come
+// after. There is no In-Reply-To, because that makes an answer. The ID can't be taken for
+// that of a message, and no host has this name (RFC 2606 section 2).
+func appendThread(dst []byte, topic string) []byte {
+	hash := sha256.Sum256([]byte(topic))
+	dst = append(dst, "References: <topic."...)
+	dst = hex.AppendEncode(dst, hash[:8])
+	return append(dst, "@postbus.invalid>\r\n"...)
 }
 
 // appendMetadata writes the fields of package transport.

@@ -34,6 +34,7 @@ func Example() {
 	// Subject: /chatter
 	// Date: Sat, 21 Nov 2026 11:44:27 +0000
 	// Message-ID: <1.3f2a0c119b544de08a61771e42d00b95@robot.example.org>
+	// References: <topic.c62c58c10f441a60@postbus.invalid>
 	// Auto-Submitted: auto-generated
 	// Source-Timestamp: 1795261467052926400
 	// Publisher-GID: 3f2a0c119b544de08a61771e42d00b95

@@ -103,6 +103,11 @@ func TestMalformed(t *testing.T) {
 		"body content type":       mailWith("Body-Content-Type: /\r\n"),
 		"message ID with blank":   strings.Replace(mailWith(""), "<1@example.org>", "<1 @example.org>", 1),
 		"message ID too long":     strings.Replace(mailWith(""), "<1@", "<"+strings.Repeat("1", 1000)+"@", 1),
+		"disposition":             mailWith("Content-Disposition: attachment; filename\r\n"),
+		"path of a file":          mailWith("Content-Disposition: attachment; filename=\"../x\"\r\n"),
+		"file name with controls": mailWith("Content-Disposition: attachment; filename*=utf-8''a%0D%0ABcc%3A\r\n"),
+		"file name too long":      mailWith("Content-Disposition: attachment; filename=" + strings.Repeat("x", 256) + "\r\n"),
+		"two dispositions":        mailWith("Content-Disposition: inline\r\ncontent-disposition: inline\r\n"),
 		"base64 with junk":        strings.Replace(mailWith("Content-Transfer-Encoding: base64\r\n"), "body", "b*dy", 1),
 		"base64 cut short":        strings.Replace(mailWith("Content-Transfer-Encoding: base64\r\n"), "body", "bod", 1),
 		"base64 with a footer":    strings.Replace(mailWith("Content-Transfer-Encoding: base64\r\n"), "body", "aGVsbG8=\r\n--\r\nlist", 1),
@@ -158,6 +163,13 @@ func TestReadOtherWriters(t *testing.T) {
 		}},
 		"lines that are no fields": {"From robot Sat Nov 21\r\n folded\r\n" + mailWith(": x\r\nno field\r\nwith blank: x\r\n"), func(m *transport.Message) bool {
 			return len(m.Header) == 0
+		}},
+		"file in pieces": {mailWith("Content-Disposition: inline;\r\n filename*1*=%C3%BCr;\r\n\tfilename*0*=utf-8''f;\r\n\tfilename*2=\"das Amt\"\r\n"), func(m *transport.Message) bool {
+			return m.Filename == "fürdas Amt"
+		}},
+		"disposition without file": {mailWith("Content-Disposition: inline\r\n"), func(m *transport.Message) bool { return m.Filename == "" }},
+		"error as a file": {mailWith("Content-Disposition: attachment; filename=../x\r\nService-Error: 1\r\nIn-Reply-To: <x@y>\r\n"), func(m *transport.Message) bool {
+			return m.Filename == "" && m.Error.Text == "body"
 		}},
 		"fields dropped": {mailWith("X-A: ok\r\nX-Control: a\x07b\r\nX-Long: " + strings.Repeat("x", 1000) + "\r\nList-Id: x\r\nX-Latin: =?iso-8859-1?q?=FC?=\r\nX-Raw: \xfc\r\nX-Unknown: =?x-klingon?q?a?=\r\n"), func(m *transport.Message) bool {
 			return fmt.Sprint(m.Header) == "[{X-A ok} {X-Latin ü} {X-Unknown =?x-klingon?q?a?=}]"

@@ -82,6 +82,62 @@ func TestPayloadsComeBackByteForByte(t *testing.T) {
 	}
 }
 
+func TestFilesComeBackByteForByte(t *testing.T) {
+	for body := range payloads() {
+		m := file("a.txt", body)
+		raw := mustEncode(t, m, robot)
+		requireEqual(t, mustDecode(t, raw), received(m, robot))
+		if bytes.Contains(raw, []byte("Encoding: 7bit\r\n")) {
+			t.Errorf("the file %.24q travels as text", body)
+		}
+	}
+}
+
+func TestFilenamesComeBack(t *testing.T) {
+	for _, c := range []struct{ name, written string }{
+		{"report.pdf", `attachment; filename="report.pdf"`},
+		{"a report; final.pdf", `attachment; filename="a report; final.pdf"`},
+		{"100%.txt", `attachment; filename="100%.txt"`},
+		{"Grüße.txt", `attachment; filename*=utf-8''Gr%C3%BC%C3%9Fe.txt`},
+		{`a"b".txt`, `attachment; filename*=utf-8''a%22b%22.txt`},
+		{" two  blanks ", `attachment; filename*=utf-8''%20two%20%20blanks%20`},
+		{"=?utf-8?q?x?=", `attachment; filename*=utf-8''%3D%3Futf-8%3Fq%3Fx%3F%3D`},
+		{"it's*%41", `attachment; filename="it's*%41"`},
+		{"ü'*%41", `attachment; filename*=utf-8''%C3%BC%27%2A%2541`},
+		{strings.Repeat("x", transport.MaxFilename), ""},
+		{strings.Repeat("日", transport.MaxFilename/3), ""},
+		{"\u202e\u2028\u00a0", ""},
+	} {
+		m := file(c.name, "x")
+		raw := mustEncode(t, m, robot)
+		requireEqual(t, mustDecode(t, raw), received(m, robot))
+		if c.written != "" && !bytes.Contains(raw, []byte("\r\nContent-Disposition: "+c.written+"\r\n")) {
+			t.Errorf("%q was written as\n%s", c.name, raw)
+		}
+	}
+}
+
+// All messages of a topic belong together, whoever sends them; those of others don't.
+func TestTopicMessagesShareAThread(t *testing.T) {
+	reference := func(m *transport.Message) string {
+		_, after, _ := strings.Cut(string(mustEncode(t, m, robot)), "\r\nReferences: ")
+		value, _, _ := strings.Cut(after, "\r\n")
+		return value
+	}
+	other := topic("b")
+	other.Info.PublisherGID, other.ID, other.Info.Sequence = server, transport.NewID(server, 8, "h"), 8
+	if a, b := reference(topic("a")), reference(other); a != b || a != "<topic.c62c58c10f441a60@postbus.invalid>" {
+		t.Errorf("the messages refer to %s and %s", a, b)
+	}
+	other.Name = "/chatter2"
+	if a, b := reference(topic("a")), reference(other); a == b {
+		t.Errorf("two topics have the thread %s", a)
+	}
+	if r := reference(request()); r != "" {
+		t.Errorf("a request refers to %s", r)
+	}
+}
+
 func TestErrorTextsComeBackByteForByte(t *testing.T) {
 	for body := range payloads() {
 		m := errorResponse()

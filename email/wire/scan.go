@@ -21,6 +21,7 @@ const (
 	fieldReferences
 	fieldContentType
 	fieldEncoding
+	fieldDisposition
 	fieldSourceTimestamp
 	fieldPublisherGID
 	fieldPublisherSequence
@@ -55,6 +56,7 @@ var fieldNames = [knownFields]string{
 	fieldReferences:        "References",
 	fieldContentType:       "Content-Type",
 	fieldEncoding:          "Content-Transfer-Encoding",
+	fieldDisposition:       "Content-Disposition",
 	fieldSourceTimestamp:   transport.HeaderSourceTimestamp,
 	fieldPublisherGID:      transport.HeaderPublisherGID,
 	fieldPublisherSequence: transport.HeaderPublisherSequence,

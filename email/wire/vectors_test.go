@@ -21,6 +21,7 @@ var written = map[string]struct {
 	"topic.eml":          {withHeader(topic("hello\nworld\n")), robot},
 	"topic-utf8.eml":     {topic("Grüße aus Köln\n"), robot},
 	"topic-binary.eml":   {topic("\x00\x01\x02\xff"), robot},
+	"file.eml":           {file("Grüße.csv", "Köln;1\r\nBonn;2\r\n"), robot},
 	"request.eml":        {request(), Envelope{From: "Robot <robot@example.org>", ReplyTo: "answers@example.org", To: robot.To}},
 	"response.eml":       {response(), Envelope{From: "base@example.org", To: []string{"answers@example.org"}}},
 	"error-response.eml": {errorResponse(), Envelope{From: "base@example.org", To: []string{"answers@example.org"}}},
@@ -28,6 +29,13 @@ var written = map[string]struct {
 
 func withHeader(m *transport.Message) *transport.Message {
 	m.Header = transport.Header{{Name: "X-Priority", Value: "1"}, {Name: "Traceparent-Note", Value: "wörld"}}
+	return m
+}
+
+// file returns a topic message whose payload is a file.
+func file(name, body string) *transport.Message {
+	m := topic(body)
+	m.Filename, m.ContentType = name, "text/csv; charset=utf-8"
 	return m
 }
 

@@ -147,6 +147,12 @@ var faults = []struct {
 		}
 	})},
 	{"no content type", "TopicMetadata", onArrival(func(m *transport.Message) { m.ContentType = "" })},
+	{"no file name", "TopicMetadata RequestMetadata", onArrival(func(m *transport.Message) { m.Filename = "" })},
+	{"a file name is made up", "TopicWithoutMetadata ResponseMetadata", onArrival(func(m *transport.Message) {
+		if m.Filename == "" {
+			m.Filename = "body"
+		}
+	})},
 	{"no header", "Header TopicMetadata", onArrival(func(m *transport.Message) { m.Header = nil })},
 	{"a header field is added", "TopicWithoutMetadata", onArrival(func(m *transport.Message) { m.Header.Add("Via", "x") })},
 	{"header values of ASCII", "Header", onArrival(func(m *transport.Message) {

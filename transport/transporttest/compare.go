@@ -31,6 +31,9 @@ func (e *env) compare(what string, got, want *transport.Message) {
 	if got.ContentType != want.ContentType {
 		differ("ContentType", fmt.Sprintf("%q", got.ContentType), fmt.Sprintf("%q", want.ContentType))
 	}
+	if got.Filename != want.Filename {
+		differ("Filename", fmt.Sprintf("%q", got.Filename), fmt.Sprintf("%q", want.Filename))
+	}
 	e.compareHeader(what, got.Header, want.Header)
 	if !sameTime(got.Info.SourceTime, want.Info.SourceTime) {
 		differ("Info.SourceTime", got.Info.SourceTime, want.Info.SourceTime)

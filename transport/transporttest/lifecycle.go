@@ -299,6 +299,7 @@ func invalidMessagesAreRefused(e *env) {
 		"reserved field":     {func(m *transport.Message) { m.Header.Add("Subject", "x") }, transport.ErrInvalidHeader},
 		"value with newline": {func(m *transport.Message) { m.Header.Add("A", "x\r\nBcc: y") }, transport.ErrInvalidHeader},
 		"field without name": {func(m *transport.Message) { m.Header.Add("", "x") }, transport.ErrInvalidHeader},
+		"path of a file":     {func(m *transport.Message) { m.Filename = "../x" }, transport.ErrInvalidFilename},
 		"large body":         {func(m *transport.Message) { m.Body = make([]byte, 11) }, transport.ErrTooLarge},
 	} {
 		m := bare("/t", "x")

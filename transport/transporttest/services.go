@@ -66,6 +66,7 @@ func requestMetadata(e *env) {
 	c := newClient(a)
 	want := *c.request(1, "/add", "1+1")
 	want.ContentType = "text/plain; charset=utf-8"
+	want.Filename = "Grüße, \"1+1\".txt"
 	want.Header = transport.Header{{Name: "Trace", Value: "ü"}}
 	want.Deadline = time.Now().Add(time.Hour).Round(0)
 	want.Info.SourceTime = time.Unix(1700000000, 987654321)

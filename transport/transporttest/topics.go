@@ -75,6 +75,7 @@ func topicMetadata(e *env) {
 		Name:        "/t",
 		Body:        []byte(`{"a":1}`),
 		ContentType: "application/json",
+		Filename:    "a report.json",
 		Header:      transport.Header{{Name: "Trace", Value: "1"}},
 		Info: transport.Info{
 			SourceTime:   time.Unix(1700000000, 123456789),
