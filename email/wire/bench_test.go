@@ -1,10 +1,16 @@
 package wire
 
 import (
+	"bytes"
+	"encoding/base64"
 	"fmt"
+	"io"
 	"math/rand/v2"
+	"net/mail"
 	"strings"
 	"testing"
+
+	"github.com/emersion/go-message"
 
 	"github.com/postbus/postbus/transport"
 )
@@ -16,14 +22,26 @@ func benchmarks(b *testing.B, f func(b *testing.B, m *transport.Message)) {
 		rng := rand.NewChaCha8([32]byte{3})
 		rng.Read(binary)
 		text := strings.Repeat("The quick brown fox jumps over the lazy dog, and back again.\n", size/61+1)[:size]
-		for kind, body := range map[string]string{"text": text[:size-1] + "x", "binary": string(binary)} {
-			b.Run(fmt.Sprintf("%s/%d", kind, size), func(b *testing.B) {
+		for _, c := range []struct{ kind, body string }{{"text", text[:size-1] + "x"}, {"binary", string(binary)}} {
+			b.Run(fmt.Sprintf("%s/%d", c.kind, size), func(b *testing.B) {
 				b.SetBytes(int64(size))
 				b.ReportAllocs()
-				f(b, topic(body))
+				f(b, topic(c.body))
 			})
 		}
 	}
+}
+
+// readers runs f on mails as a server stores them.
+func readers(b *testing.B, f func(raw []byte) (int, error)) {
+	benchmarks(b, func(b *testing.B, m *transport.Message) {
+		raw := []byte(stored(mustEncode(b, m, robot)))
+		for b.Loop() {
+			if n, err := f(raw); err != nil || n < len(m.Body) {
+				b.Fatalf("%d bytes, %v", n, err)
+			}
+		}
+	})
 }
 
 func BenchmarkEncode(b *testing.B) {
@@ -37,13 +55,82 @@ func BenchmarkEncode(b *testing.B) {
 }
 
 func BenchmarkDecode(b *testing.B) {
-	trace := "Return-Path: <robot@example.org>\r\nDelivered-To: base@example.org\r\n" +
-		"Received: from mail.example.org\r\n\tby vm with LMTP\r\n\tid CDRGChuEAWuZMAAAg+zDdQ\r\n\tfor <base@example.org>; Sat, 21 Nov 2026 11:44:27 +0000\r\n" +
-		"Received: from vm (unknown [127.0.0.1])\r\n\tby mail.example.org (Postfix) with ESMTPSA id 2690198E00F\r\n\tfor <base@example.org>; Sat, 21 Nov 2026 11:44:27 +0000 (UTC)\r\n"
+	readers(b, func(raw []byte) (int, error) {
+		m, err := Decode(raw)
+		return len(m.Body), err
+	})
+}
+
+func BenchmarkDecodeHeader(b *testing.B) {
+	readers(b, func(raw []byte) (int, error) {
+		_, err := DecodeHeader(raw)
+		return len(raw), err
+	})
+}
+
+// BenchmarkDecodeNetMail splits the mail into fields and reads the body as it is: base64
+// stays encoded.
+func BenchmarkDecodeNetMail(b *testing.B) {
+	readers(b, func(raw []byte) (int, error) {
+		m, err := mail.ReadMessage(bytes.NewReader(raw))
+		if err != nil {
+			return 0, err
+		}
+		body, err := io.ReadAll(m.Body)
+		return len(body), err
+	})
+}
+
+// BenchmarkDecodeGoMessage splits the mail into fields and decodes the body.
+func BenchmarkDecodeGoMessage(b *testing.B) {
+	readers(b, func(raw []byte) (int, error) {
+		m, err := message.Read(bytes.NewReader(raw))
+		if err != nil {
+			return 0, err
+		}
+		body, err := io.ReadAll(m.Body)
+		return len(body), err
+	})
+}
+
+// BenchmarkEncodeGoMessage writes a mail with the same fields and the same transfer
+// encoding.
+func BenchmarkEncodeGoMessage(b *testing.B) {
 	benchmarks(b, func(b *testing.B, m *transport.Message) {
-		raw := append([]byte(trace), mustEncode(b, m, robot)...)
+		parsed, err := message.Read(bytes.NewReader(mustEncode(b, m, robot)))
+		if err != nil {
+			b.Fatal(err)
+		}
 		for b.Loop() {
-			if _, err := Decode(raw); err != nil {
+			var buffer bytes.Buffer
+			w, err := message.CreateWriter(&buffer, parsed.Header)
+			if err != nil {
+				b.Fatal(err)
+			}
+			if _, err = w.Write(m.Body); err != nil {
+				b.Fatal(err)
+			}
+			if err = w.Close(); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}
+
+// BenchmarkBase64 is the floor for binary bodies: one line without end.
+func BenchmarkBase64(b *testing.B) {
+	decoded := make([]byte, 1<<20)
+	encoded := make([]byte, base64.StdEncoding.EncodedLen(len(decoded)))
+	b.Run("encode", func(b *testing.B) {
+		b.SetBytes(1 << 20)
+		for b.Loop() {
+			base64.StdEncoding.Encode(encoded, decoded)
+		}
+	})
+	b.Run("decode", func(b *testing.B) {
+		b.SetBytes(1 << 20)
+		for b.Loop() {
+			if _, err := base64.StdEncoding.Decode(decoded, encoded); err != nil {
 				b.Fatal(err)
 			}
 		}

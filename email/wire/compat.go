@@ -207,7 +207,7 @@ func appendRMWExtras(dst []byte, m *transport.Message) []byte {
 		dst = appendField(dst, f)
 	}
 	if m.ContentType != "" {
-		dst = appendLine(dst, headerBodyType, m.ContentType)
+		dst = appendBodyType(dst, m.ContentType)
 	}
 	return dst
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -98,5 +99,53 @@ func FuzzRoundTrip(f *testing.F) {
 		m.ID = transport.NewID(m.Info.PublisherGID, sequence, "host")
 		m.Info.SourceTime, m.Deadline = time.Unix(0, ns), time.Unix(0, -ns)
 		requireEqual(t, mustDecode(t, mustEncode(t, m, robot)), received(m, robot))
+	})
+}
+
+// FuzzAddress checks that an address is either refused or written so that it is read
+// back, and that reading any list gives addresses that can be written.
+func FuzzAddress(f *testing.F) {
+	for _, s := range []string{
+		"a@example.org", "Robot <a@example.org>", `"Robot, the <first>" <a@example.org>`, "Köln <a@example.org>", `"a b"@example.org`,
+		"a@[192.0.2.1]", "Team: a@b, C <c@d>;, e@f", "a@b (comment, c@d), e@f", "=?utf-8?q?K=C3=B6ln?= <a@b>", "A\r\n <a@b>,\r\n\tc@d", "a@b\r\nBcc: x@y",
+	} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		for a := range addresses([]byte(s)) {
+			if again, err := formatAddress(a); err != nil || again != a {
+				t.Fatalf("%q was read and can't be written: %q, %v", a, again, err)
+			}
+		}
+		raw, err := Encode(topic("x"), Envelope{From: s, ReplyTo: s, To: []string{s, s}, Cc: []string{s}})
+		if err != nil {
+			requireLoggable(t, err)
+			return
+		}
+		requireSafe(t, raw)
+		m := mustDecode(t, raw)
+		if s != "" && (m.From == "" || m.ReplyTo != m.From || len(m.To) != 2 || m.To[0] != m.From || m.To[1] != m.From) {
+			t.Fatalf("%q was read as %q, %q, %q", s, m.From, m.ReplyTo, m.To)
+		}
+	})
+}
+
+// FuzzDate checks that any date gives a time that can be written, or none.
+func FuzzDate(f *testing.F) {
+	for _, s := range []string{
+		"Sat, 21 Nov 2026 11:44:27 +0000", "21 Nov 26 11:44 GMT (comment)", "Sat, 21 Nov 9026 12:44:27 +0100", "Mon, 1 Jan 0001 00:00:00 -0000", "x",
+	} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		raw := []byte("Publisher-GID: 5\r\nSubject: /t\r\nDate: " + strings.NewReplacer("\r", "", "\n", "\r\n ").Replace(s) + "\r\n\r\n")
+		m, err := Decode(raw)
+		if err != nil {
+			requireLoggable(t, err)
+			return
+		}
+		if at := m.Info.SourceTime; !at.IsZero() && (!countable(at) || at.Location() != time.UTC) {
+			t.Fatalf("%q was read as %v", s, at)
+		}
 	})
 }

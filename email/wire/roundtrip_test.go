@@ -63,9 +63,46 @@ func payloads() map[string]bool {
 		"\xff\xfe invalid UTF-8":              false,
 		strings.Repeat("x", MaxTextLine+1):    false,
 		strings.Repeat("x", 5000):             false,
+		strings.Repeat("x", 64<<10):           false,
+		strings.Repeat("ü", 32<<10):           false,
+		"\x80\x81\xfe\xff":                    false,
+		everyByte():                           false,
+		"\rSubject: /other\r\rbody":           false,
+		"From robot Sat Nov 21\n\nbody\n":     false,
+		" folded first line\n":                true,
+		"=?utf-8?q?word?=\n=3D=\n":            true,
+		"\ufeffbyte order mark":               false,
 		strings.Repeat("y", 64<<10) + "\nz\n": false,
 		string(random):                        false,
 		strings.Repeat("\x00", 57*3):          false,
+	}
+}
+
+func everyByte() string {
+	var b strings.Builder
+	for i := range 256 {
+		b.WriteByte(byte(i))
+	}
+	return b.String()
+}
+
+func TestLargePayloadsComeBack(t *testing.T) {
+	if testing.Short() {
+		t.Skip("encodes and decodes 20 MB five times")
+	}
+	const size = 20_000_000
+	random := make([]byte, size)
+	rng := rand.NewChaCha8([32]byte{4})
+	rng.Read(random)
+	for name, body := range map[string]string{
+		"text": strings.Repeat("0123456789abcdefghi\n", size/20), "UTF-8": strings.Repeat("Grüße an alle hier\n", size/21),
+		"one line": strings.Repeat("x", size), "line endings": strings.Repeat("\r\n", size/2), "random": string(random),
+	} {
+		m := topic(body)
+		got, err := Decode(mustEncode(t, m, robot))
+		if err != nil || !bytes.Equal(got.Body, m.Body) {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
 

@@ -78,7 +78,11 @@ func decodeWords(value []byte) string {
 func (h *header) application() transport.Header {
 	var fields transport.Header
 	for i := len(h.others) - 1; i >= 0 && len(fields) < transport.MaxHeaderFields; i-- {
-		fields = append(fields, transport.Field{Name: string(h.others[i].name), Value: decodeWords(unfold(h.others[i].value))})
+		value := unfold(h.others[i].value)
+		if bytes.IndexByte(value, '\t') >= 0 { // some fold by a tab in place of the blank; no value has one
+			value = bytes.ReplaceAll(value, []byte("\t"), []byte(" "))
+		}
+		fields = append(fields, transport.Field{Name: string(h.others[i].name), Value: decodeWords(value)})
 		if last := len(fields) - 1; fields[last:].Validate() != nil {
 			fields = fields[:last]
 		}
