@@ -22,11 +22,11 @@ func formatAddress(s string) (string, error) {
 	}
 	parsed, err := mail.ParseAddress(s)
 	if err != nil {
-		return "", fmt.Errorf("address %q: %w", s, err)
+		return "", fmt.Errorf("address %.80q: %.120v", s, err)
 	}
 	text := parsed.String()
 	if !printable(text) {
-		return "", fmt.Errorf("address %q has characters that mail can't carry everywhere (RFC 6531)", s)
+		return "", fmt.Errorf("address %.80q has characters that mail can't carry everywhere (RFC 6531)", s)
 	}
 	if parsed.Name == "" {
 		text = strings.TrimSuffix(strings.TrimPrefix(text, "<"), ">")

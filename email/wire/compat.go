@@ -168,7 +168,7 @@ func appendRMWAddresses(dst []byte, e Envelope) ([]byte, error) {
 				return nil, fmt.Errorf("%s: %w", f.name, err)
 			}
 			if bare[i] = bareAddress([]byte(text)); bare[i] == "" {
-				return nil, fmt.Errorf("%s: address %q can't be written without its display name", f.name, address)
+				return nil, fmt.Errorf("%s: address %.80q can't be written without its display name", f.name, address)
 			}
 		}
 		line := strings.Join(bare, ", ")
