@@ -358,7 +358,8 @@ func isComposite(contentType []byte) bool {
 }
 
 // isDefaultType reports whether a valid content type says no more than a sender that
-// declares none: written in any way, plain text in UTF-8 or ASCII, or unspecified bytes.
+// declares none: written in any way, plain text in UTF-8, ASCII or what servers call
+// unknown (RFC 1428 section 3), or unspecified bytes.
 func isDefaultType(contentType string) bool {
 	if !strings.ContainsRune(contentType, ';') {
 		return strings.EqualFold(contentType, "text/plain") || strings.EqualFold(contentType, binaryType)
@@ -369,7 +370,7 @@ func isDefaultType(contentType string) bool {
 	case err != nil:
 		return false
 	case kind == "text/plain" && len(parameters) == 1:
-		return charset == "utf-8" || charset == "us-ascii"
+		return charset == "utf-8" || charset == "us-ascii" || charset == "unknown-8bit"
 	}
 	return (kind == "text/plain" || kind == binaryType) && len(parameters) == 0
 }

@@ -246,6 +246,19 @@ func TestMailForRMWComesBack(t *testing.T) {
 	}
 }
 
+// A server that has to hand an 8-bit mail to one without 8BITMIME adds fields of MIME.
+func TestMailForRMWMayBeReencoded(t *testing.T) {
+	for _, contentType := range []string{"", "text/plain", "application/yaml"} {
+		m := topic("name: Köln\n\nname: \xff = x\n\n")
+		m.ContentType = contentType
+		for seed := range uint64(40) {
+			mangled := newMangler(mustEncodeRMW(t, m, robot), seed)
+			mangled.fields = append(mangled.fields, "MIME-Version: 1.0", "Content-Type: text/plain; charset=unknown-8bit", "Content-Transfer-Encoding: 8bit")
+			requireEqual(t, mustDecode(t, mangled.mangle()), shortened(m, robot))
+		}
+	}
+}
+
 func TestEncodeRMWRefuses(t *testing.T) {
 	type M = transport.Message
 	body := func(s string) func(m *M) { return func(m *M) { m.Body = []byte(s) } }

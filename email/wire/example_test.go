@@ -55,3 +55,48 @@ func ExampleDecode_foreign() {
 	fmt.Println(errors.Is(err, wire.ErrForeign), err)
 	// Output: true not a postbus message: it has none of our header fields
 }
+
+// The same message for rmw_email, which reads nothing but what follows its own rules.
+func ExampleEncodeRMW() {
+	gid, _ := transport.ParseGID("3f2a0c119b544de08a61771e42d00b95")
+	message := &transport.Message{
+		Kind: transport.TopicMessage,
+		Name: "/chatter",
+		Body: []byte("data: hello"),
+		ID:   transport.NewID(gid, 1, "robot.example.org"),
+		Info: transport.Info{SourceTime: time.Unix(1795261467, 52926400), PublisherGID: gid, Sequence: 1},
+	}
+	mail, err := wire.EncodeRMW(message, wire.Envelope{From: "Robot <robot@example.org>", To: []string{"base@example.org"}})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	for line := range strings.SplitSeq(string(mail), "\r\n") {
+		fmt.Println(strings.TrimRight(line, " "))
+	}
+	fmt.Println("8-bit:", wire.Is8Bit(mail))
+
+	message.Body = []byte{0}
+	_, err = wire.EncodeRMW(message, wire.Envelope{From: "robot@example.org"})
+	fmt.Println(errors.Is(err, transport.ErrNotSupported))
+	// Output:
+	// Publisher-GID: 1120930709
+	// Source-Timestamp: 1795261467052926400
+	// In-Reply-To:
+	// References:
+	// To: base@example.org
+	// Cc:
+	// Bcc:
+	// From: robot@example.org
+	// Subject: /chatter
+	// Message-ID: <1.3f2a0c119b544de08a61771e42d00b95@robot.example.org>
+	// Date: Sat, 21 Nov 2026 11:44:27 +0000
+	// Auto-Submitted: auto-generated
+	// Publisher-Sequence-Number: 1
+	// Body-Line-Ending: lf; final=0
+	//
+	// data: hello
+	//
+	// 8-bit: false
+	// true
+}

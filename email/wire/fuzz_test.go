@@ -77,17 +77,20 @@ func FuzzDecode(f *testing.F) {
 func FuzzRoundTrip(f *testing.F) {
 	for body := range payloads() {
 		if len(body) < 4096 {
-			f.Add(uint8(len(body)), []byte(body), "text/plain", "X-A", "väl  ue", uint64(len(body)), int64(len(body)))
+			f.Add(uint8(len(body)), []byte(body), "text/plain", "", "X-A", "väl  ue", uint64(len(body)), int64(len(body)))
 		}
 	}
-	f.Add(uint8(1), []byte("{}"), "application/json; charset=\"x y\"", "X", "=?utf-8?q?x?=", uint64(1), int64(-1))
-	f.Fuzz(func(t *testing.T, kind uint8, body []byte, contentType, name, value string, sequence uint64, ns int64) {
+	f.Add(uint8(1), []byte("{}"), "application/json; charset=\"x y\"", "Grüße \"2\".json", "X", "=?utf-8?q?x?=", uint64(1), int64(-1))
+	f.Fuzz(func(t *testing.T, kind uint8, body []byte, contentType, filename, name, value string, sequence uint64, ns int64) {
 		makers := []func() *transport.Message{func() *transport.Message { return topic("") }, request, response, errorResponse}
 		m := makers[int(kind)%len(makers)]()
 		if m.Kind == transport.ErrorResponse {
 			m.Error.Text, m.Error.Code = string(body), int(int32(sequence))
 		} else {
 			m.Body = body
+			if transport.ValidateFilename(filename) == nil {
+				m.Filename = filename
+			}
 		}
 		if m.ContentType = contentType; contentType != "" && validContentType(contentType) != nil {
 			m.ContentType = ""

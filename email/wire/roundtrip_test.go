@@ -300,7 +300,7 @@ func TestContentTypesComeBack(t *testing.T) {
 	bodies := []string{"plain text", "", "Grüße", "\x00\x01"}
 	for _, declared := range []string{
 		"", "application/json", "application/json; charset=utf-8", "text/plain", "TEXT/Plain; Charset=\"UTF-8\"",
-		textType, binaryType, "text/plain; charset=us-ascii", "text/plain; charset=iso-8859-1", "text/plain; format=flowed",
+		textType, binaryType, "text/plain; charset=us-ascii", "text/plain; charset=iso-8859-1", "text/plain; charset=unknown-8bit", "text/plain; format=flowed",
 		"application/x-protobuf; messageType=\"a.B\"", "multipart/mixed; boundary=x", "message/rfc822", "image/png",
 		"application/x; a=\"two  blanks; and ;\"", "application/x; p=" + strings.Repeat("v", MaxContentType-17),
 	} {

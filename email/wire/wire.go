@@ -8,7 +8,8 @@
 // ([ErrForeign]) from damaged mail of ours ([ErrMalformed]).
 //
 // The format is specified in docs/wire-format.md; it can be read and written without
-// this package. Mail of rmw_email 0.8 is read as well.
+// this package. Mail of rmw_email 0.8 is read as well, and [EncodeRMW] writes mail that
+// it reads.
 package wire
 
 import "errors"
