@@ -54,13 +54,15 @@ func (p *Publisher) Publish(ctx context.Context, body []byte, options ...transpo
 		Name: p.name,
 		Body: body,
 		Info: transport.Info{
-			SourceTime:   time.Now(),
 			PublisherGID: p.gid,
 			Sequence:     p.sequence.Add(1),
 		},
 	}
 	for _, o := range options {
 		o(m)
+	}
+	if m.Info.SourceTime.IsZero() {
+		m.Info.SourceTime = time.Now() // WithSourceTime may have been given no time
 	}
 	if p.lifespan > 0 {
 		m.Deadline = m.Info.SourceTime.Add(p.lifespan)

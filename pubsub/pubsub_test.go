@@ -256,10 +256,11 @@ func TestSeveralReadersShareASubscription(t *testing.T) {
 	}
 }
 
+// All ends with its context even when there are more messages to take.
 func TestAllEndsWithItsContext(t *testing.T) {
 	node := newNode(t, intraprocess.NewBus())
-	sub := newSubscription(t, node, "/a")
-	publish(t, newPublisher(t, node, "/a"), 3)
+	sub := newSubscription(t, node, "/a", pubsub.KeepAll())
+	publish(t, newPublisher(t, node, "/a"), 10)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	n := 0
@@ -270,6 +271,12 @@ func TestAllEndsWithItsContext(t *testing.T) {
 	}
 	if n != 3 {
 		t.Errorf("%d iterations, want 3", n)
+	}
+	if _, err := sub.Next(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("Next with an ended context: %v", err)
+	}
+	if m, ok := sub.TryNext(); !ok || string(m.Body) != "4" {
+		t.Errorf("the fourth message is gone: %v", m)
 	}
 }
 
@@ -294,6 +301,37 @@ func TestHandle(t *testing.T) {
 	}
 	if len(got) != 100 || got[99] != "100" {
 		t.Errorf("handled %v", got)
+	}
+}
+
+// A subscription that was closed before its node is drained by the node all the same.
+func TestCallbackPanicsAndIsDrainedAfterClose(t *testing.T) {
+	node := openNode(t, intraprocess.NewBus())
+	sub := newSubscription(t, node, "/a", pubsub.KeepAll())
+	var got []string
+	begin := make(chan struct{})
+	err := sub.Handle(func(_ context.Context, m *transport.Message) error {
+		<-begin
+		if string(m.Body) == "1" {
+			panic("on purpose")
+		}
+		got = append(got, string(m.Body))
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	publish(t, newPublisher(t, node, "/a"), 3)
+	sub.Close()
+	if err := sub.Handle(nil); !errors.Is(err, transport.ErrClosed) {
+		t.Errorf("Handle of a closed subscription: %v", err)
+	}
+	close(begin)
+	if err := node.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if len(got) != 2 || got[1] != "3" {
+		t.Errorf("handled %v, want 2 and 3", got)
 	}
 }
 
@@ -359,6 +397,12 @@ func TestRefused(t *testing.T) {
 	}
 	pub := newPublisher(t, node, "/a")
 	sub := newSubscription(t, node, "/a")
+	if err := pub.Publish(t.Context(), nil, transport.WithContentType("text/plain\r\nBcc: x@y")); !errors.Is(err, transport.ErrInvalidHeader) {
+		t.Errorf("content type with a line break: %v", err)
+	}
+	if err := pub.Publish(t.Context(), nil, transport.WithContentType("text")); !errors.Is(err, transport.ErrInvalidHeader) {
+		t.Errorf("content type without a subtype: %v", err)
+	}
 	if err := pub.Publish(t.Context(), nil, transport.WithHeader("Subject", "x")); !errors.Is(err, transport.ErrInvalidHeader) {
 		t.Errorf("reserved header: %v", err)
 	}
@@ -385,6 +429,35 @@ func TestWatch(t *testing.T) {
 	}
 }
 
+// Messages that are too old do not make a subscription ready: a wait would be followed
+// by a Next that blocks.
+func TestExpiredMessagesAreNotReady(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		node := newNode(t, intraprocess.NewBus())
+		sub := newSubscription(t, node, "/a", pubsub.Lifespan(time.Minute))
+		publish(t, newPublisher(t, node, "/a"), 2)
+		if !sub.Ready() {
+			t.Error("not ready")
+		}
+		time.Sleep(2 * time.Minute) // of the bubble's clock
+		if sub.Ready() || sub.Dropped() != 2 {
+			t.Errorf("ready %v, dropped %d after the lifespan", sub.Ready(), sub.Dropped())
+		}
+	})
+}
+
+func TestLifespanWithoutSourceTime(t *testing.T) {
+	node := newNode(t, intraprocess.NewBus())
+	sub := newSubscription(t, node, "/a")
+	pub := newPublisher(t, node, "/a", pubsub.Lifespan(time.Hour))
+	if err := pub.Publish(t.Context(), nil, transport.WithSourceTime(time.Time{})); err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := sub.TryNext(); !ok {
+		t.Error("a message whose source time was left open expired at once")
+	}
+}
+
 func TestConcurrentPublish(t *testing.T) {
 	node := newNode(t, intraprocess.NewBus())
 	sub := newSubscription(t, node, "/a", pubsub.KeepAll())
@@ -394,6 +467,9 @@ func TestConcurrentPublish(t *testing.T) {
 		wg.Go(func() { publish(t, pub, 100) })
 	}
 	wg.Wait()
+	if got := sub.Dropped(); got != 0 {
+		t.Errorf("%d dropped", got)
+	}
 	seen := make(map[uint64]bool)
 	for m, ok := sub.TryNext(); ok; m, ok = sub.TryNext() {
 		seen[m.Info.Sequence] = true

@@ -27,7 +27,7 @@ func NewSubscription(node *transport.Node, name string, options ...SubscriptionO
 	for _, o := range options {
 		o.subscription(&qos)
 	}
-	inbox, err := queue.Attach(node, transport.Interest{Kind: transport.TopicMessage, Name: name}, qos)
+	inbox, err := queue.Attach(node, transport.Interest{Kind: transport.TopicMessage, Name: name}, qos, nil)
 	if err != nil {
 		return nil, fmt.Errorf("subscription: %w", err)
 	}
@@ -42,7 +42,7 @@ func (s *Subscription) GID() transport.GID { return s.gid }
 
 // Next waits for a message and takes it. It returns an error that wraps
 // transport.ErrClosed when the subscription or its node is closed and no message is left, and
-// one like transport.ContextError when ctx ends.
+// one like transport.ContextError when ctx ends or has ended, also when there is a message.
 func (s *Subscription) Next(ctx context.Context) (*transport.Message, error) {
 	d, err := s.inbox.Pop(ctx)
 	if err != nil {
@@ -76,15 +76,16 @@ func (s *Subscription) All(ctx context.Context) iter.Seq[*transport.Message] {
 }
 
 // Handle has every message handled by a callback, one after the other, in a goroutine
-// of the subscription's own until it is closed. The context ends when the subscription
-// is closed, or when the Close of its node runs out of time. An error of the callback is
-// logged. A subscription can have one callback; a second Handle returns an error.
+// of the subscription's own until it is closed; what has arrived by then is still
+// handled. The context ends when the Close of the node runs out of time. An error or
+// panic of the callback is logged, and the message is done with all the same. Errors: a
+// subscription can have one callback, and needs to be open for it (transport.ErrClosed).
 func (s *Subscription) Handle(callback func(context.Context, *transport.Message) error) error {
 	err := s.inbox.Handle(1, func(ctx context.Context, d transport.Delivery) {
 		if err := callback(ctx, d.Message); err != nil {
 			s.node.Logger().Warn("callback of subscription failed",
 				"name", d.Message.Name, "message_id", d.Message.ID.String(), "error", err)
-			d.Nack(0)
+			d.Term(err.Error())
 			return
 		}
 		d.Ack()
@@ -108,8 +109,9 @@ func (s *Subscription) Watch(wake func()) (stop func()) { return s.inbox.Watch(w
 // ones, refused by a full one, or too old when they were to be taken.
 func (s *Subscription) Dropped() uint64 { return s.inbox.Dropped() }
 
-// Close ends the subscription. Waiting readers return; what is in the queue can still
-// be taken. It always returns nil; a second Close does nothing.
+// Close ends the subscription: nothing more arrives, and waiting readers return. What
+// is in the queue can still be taken, or is handled by the callback, which the Close of
+// the node waits for. It always returns nil; a second Close does nothing.
 func (s *Subscription) Close() error {
 	s.inbox.Close()
 	return nil

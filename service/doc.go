@@ -33,16 +33,17 @@ const DefaultTimeout = time.Minute
 // not yet collected, at once.
 const MaxOutstanding = 1 << 16
 
-// The codes of the errors that this package itself answers with. They are those of
-// HTTP with the same meaning. Handlers choose their own with a
+// The codes of the errors that this package itself answers with. Their numbers are
+// those of HTTP that come nearest. Handlers choose their own with a
 // [*transport.RemoteError].
 const (
 	// CodeBadRequest: the request could not be decoded.
 	CodeBadRequest = 400
-	// CodeError: the handler failed. The text is that of its error.
+	// CodeError: the handler failed or panicked. The text of an error is that of
+	// the handler's.
 	CodeError = 500
-	// CodePanic: the handler panicked, or returned without an answer.
-	CodePanic = 502
+	// CodeClosing: the server was closed before the request's turn came.
+	CodeClosing = 503
 	// CodeDeadline: the deadline of the request had passed before there was a result.
 	CodeDeadline = 504
 )

@@ -88,14 +88,39 @@ func ExampleClient_Send() {
 	// 1 one
 }
 
-func ExampleHandleTyped() {
+func ExampleServer_Next() {
+	ctx := context.Background()
+	node, _ := postbus.New(intraprocess.New(), nil)
+	defer node.Close(ctx)
+	server, _ := service.NewServer(node, "/double")
+	client, _ := service.NewClient(node, "/double")
+	sequence, _ := client.Send(ctx, []byte("ab"))
+
+	request, err := server.Next(ctx)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Println("asked:", string(request.Body))
+	if err := request.Respond(ctx, append(request.Body, request.Body...)); err != nil {
+		fmt.Println(err)
+		return
+	}
+	answer, _ := client.Response(ctx, sequence)
+	fmt.Println("answered:", string(answer.Body))
+	// Output:
+	// asked: ab
+	// answered: abab
+}
+
+func ExampleNewTypedServer() {
 	type Pair struct{ A, B int }
 	ctx := context.Background()
 	node, _ := postbus.New(intraprocess.New(), nil)
 	defer node.Close(ctx)
 
-	server, _ := service.NewServer(node, "/add_two_ints")
-	service.HandleTyped(server, codec.JSON[Pair](), codec.JSON[int](), func(_ context.Context, p Pair) (int, error) {
+	server, _ := service.NewTypedServer(node, "/add_two_ints", codec.JSON[Pair](), codec.JSON[int]())
+	server.Handle(func(_ context.Context, p Pair) (int, error) {
 		return p.A + p.B, nil
 	})
 	client, _ := service.NewTypedClient(node, "/add_two_ints", codec.JSON[Pair](), codec.JSON[int]())

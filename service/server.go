@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"runtime/debug"
 	"sync/atomic"
 	"time"
@@ -37,13 +38,16 @@ type Server struct {
 }
 
 // ServerOption is an option of NewServer.
-type ServerOption func(*Server)
+type ServerOption interface{ server(*Server) }
+
+// ConcurrencyOption is an option of servers. See Concurrency.
+type ConcurrencyOption int
 
 // Concurrency lets Handle work on at most n requests at once; n below 1 counts as 1.
 // The default is DefaultConcurrency.
-func Concurrency(n int) ServerOption {
-	return func(s *Server) { s.concurrency = max(n, 1) }
-}
+func Concurrency(n int) ConcurrencyOption { return ConcurrencyOption(max(n, 1)) }
+
+func (n ConcurrencyOption) server(s *Server) { s.concurrency = int(n) }
 
 // NewServer returns a server of the service called name, or of all services that name
 // stands for as a pattern (see transport.ValidatePattern). Requests wait in a queue
@@ -51,10 +55,10 @@ func Concurrency(n int) ServerOption {
 func NewServer(node *transport.Node, name string, options ...ServerOption) (*Server, error) {
 	s := &Server{node: node, name: name, gid: transport.NewGID(), concurrency: DefaultConcurrency}
 	for _, o := range options {
-		o(s)
+		o.server(s)
 	}
 	var err error
-	s.inbox, err = queue.Attach(node, transport.Interest{Kind: transport.Request, Name: name}, transport.QoS{KeepAll: true})
+	s.inbox, err = queue.Attach(node, transport.Interest{Kind: transport.Request, Name: name}, transport.QoS{KeepAll: true}, s.turnAway)
 	if err != nil {
 		return nil, fmt.Errorf("server: %w", err)
 	}
@@ -74,6 +78,7 @@ type Request struct {
 	server   *Server
 	delivery transport.Delivery
 	answered atomic.Bool
+	sequence uint64 // of the answer, from the first try on
 }
 
 // Next waits for a request and takes it. It returns an error that wraps
@@ -102,7 +107,8 @@ func (s *Server) request(d transport.Delivery) *Request {
 
 // Respond answers the request with a result. It returns nil when the next hop has
 // durably taken the answer; errors are ErrAnswered and those of
-// [transport.Node.Send]. After an error of Send the request can be answered again.
+// [transport.Node.Send]. After an error of Send the request can be answered again: that
+// answer has the same ID, so that receivers can tell if the first one came through.
 func (r *Request) Respond(ctx context.Context, body []byte, options ...transport.MessageOption) error {
 	return r.respond(ctx, &transport.Message{Kind: transport.Response, Body: body}, options)
 }
@@ -110,20 +116,33 @@ func (r *Request) Respond(ctx context.Context, body []byte, options ...transport
 // RespondError answers the request with an error: with the code and text of a
 // [*transport.RemoteError] that err wraps, or else with CodeError, or CodeDeadline
 // for a context's deadline, and the text of err. A text beyond transport.MaxErrorText is
-// cut. Errors are those of Respond.
+// cut, and a code of more than 32 bits becomes part of the text. Errors are those of Respond.
 func (r *Request) RespondError(ctx context.Context, err error, options ...transport.MessageOption) error {
-	var remote *transport.RemoteError
+	return r.respond(ctx, &transport.Message{Kind: transport.ErrorResponse, Error: remoteError(err)}, options)
+}
+
+// remoteError returns what a client is told about err. The methods of err are the
+// program's, and a panic in one must not cost the client its answer.
+func remoteError(err error) (remote *transport.RemoteError) {
+	defer func() {
+		if recover() != nil {
+			remote = &transport.RemoteError{Code: CodeError, Text: fmt.Sprintf("an error (%T)", err)}
+		}
+	}()
 	switch {
-	case errors.As(err, &remote):
+	case errors.As(err, &remote) && remote != nil:
 	case errors.Is(err, context.DeadlineExceeded):
 		remote = &transport.RemoteError{Code: CodeDeadline, Text: err.Error()}
 	default:
 		remote = &transport.RemoteError{Code: CodeError, Text: err.Error()}
 	}
-	if len(remote.Text) > transport.MaxErrorText {
-		remote = &transport.RemoteError{Code: remote.Code, Text: cut(remote.Text, transport.MaxErrorText)}
+	if remote.Code < math.MinInt32 || remote.Code > math.MaxInt32 {
+		remote = &transport.RemoteError{Code: CodeError, Text: fmt.Sprintf("error %d: %s", remote.Code, remote.Text)}
 	}
-	return r.respond(ctx, &transport.Message{Kind: transport.ErrorResponse, Error: remote}, options)
+	if len(remote.Text) > transport.MaxErrorText {
+		return &transport.RemoteError{Code: remote.Code, Text: cut(remote.Text, transport.MaxErrorText)}
+	}
+	return remote
 }
 
 // cut shortens a text to at most limit bytes, between characters.
@@ -142,13 +161,16 @@ func (r *Request) respond(ctx context.Context, m *transport.Message, options []t
 		return fmt.Errorf("answer %s: %w", r.Name, ErrAnswered)
 	}
 	s := r.server
+	if r.sequence == 0 {
+		r.sequence = s.sequence.Add(1)
+	}
 	m.Name = r.Name
 	m.InReplyTo = r.ID
 	m.To = []string{r.ReplyTo}
 	m.Info = transport.Info{
 		SourceTime:      time.Now(),
 		PublisherGID:    s.gid,
-		Sequence:        s.sequence.Add(1),
+		Sequence:        r.sequence,
 		ClientGID:       r.Info.ClientGID,
 		RequestSequence: r.Info.RequestSequence,
 	}
@@ -169,10 +191,11 @@ func (r *Request) respond(ctx context.Context, m *transport.Message, options []t
 type Handler func(ctx context.Context, request *transport.Message) ([]byte, error)
 
 // Handle has every request answered by a handler, several at once (see Concurrency),
-// in goroutines of the server's own until it is closed. Each request gets an answer: a
-// handler that panics makes one with CodePanic, and a request whose deadline has passed
-// on arrival gets one with CodeDeadline without reaching the handler. A server can have one
-// handler; a second Handle returns an error.
+// in goroutines of the server's own until it is closed; what has arrived by then is
+// still answered. Each request gets an answer: a handler that panics makes an error
+// answer, and a request whose deadline has passed on arrival gets one with CodeDeadline
+// without reaching the handler. Errors: a server can have one handler, and needs to be
+// open for it (transport.ErrClosed).
 func (s *Server) Handle(handler Handler) error {
 	return s.handle(func(ctx context.Context, m *transport.Message) ([]byte, string, error) {
 		body, err := handler(ctx, m)
@@ -199,12 +222,12 @@ func (s *Server) handle(handler handlerFunc) error {
 func (s *Server) answer(ctx context.Context, r *Request, handler handlerFunc) {
 	var body []byte
 	var contentType string
-	var err error = &transport.RemoteError{Code: CodePanic, Text: "the handler ended without an answer"}
+	var err error = &transport.RemoteError{Code: CodeError, Text: "the handler ended without an answer"}
 	defer func() {
 		if p := recover(); p != nil {
 			s.node.Logger().Error("handler of service panicked",
 				"name", r.Name, "message_id", r.ID.String(), "panic", p, "stack", string(debug.Stack()))
-			err = &transport.RemoteError{Code: CodePanic, Text: "the handler panicked"}
+			err = &transport.RemoteError{Code: CodeError, Text: "the handler panicked"}
 		}
 		s.send(ctx, r, body, contentType, err)
 	}()
@@ -254,10 +277,15 @@ func (s *Server) Watch(wake func()) (stop func()) { return s.inbox.Watch(wake) }
 // Dropped returns how many requests were dropped because the queue was full.
 func (s *Server) Dropped() uint64 { return s.inbox.Dropped() }
 
-// Close ends the server. Waiting readers return; requests in the queue can still be
-// taken by Next, but are not handled any more. It always returns nil; a second Close does
-// nothing.
+// Close ends the server: nothing more arrives, and waiting readers return. What is in
+// the queue is still answered: by the handler, which the Close of the node waits for, or
+// if there is none with CodeClosing. It always returns nil; a second Close does nothing.
 func (s *Server) Close() error {
 	s.inbox.Close()
 	return nil
+}
+
+// turnAway answers a request that nobody will handle.
+func (s *Server) turnAway(ctx context.Context, d transport.Delivery) {
+	s.send(ctx, s.request(d), nil, "", &transport.RemoteError{Code: CodeClosing, Text: "the server is closing"})
 }

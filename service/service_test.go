@@ -200,31 +200,54 @@ func TestErrorAnswers(t *testing.T) {
 		{"own code", func(context.Context, *transport.Message) ([]byte, error) {
 			return nil, fmt.Errorf("wrapped: %w", &transport.RemoteError{Code: -32601, Text: "method not found"})
 		}, -32601, "method not found"},
-		{"panic", func(context.Context, *transport.Message) ([]byte, error) { panic("secret") }, service.CodePanic, "the handler panicked"},
-		{"goexit", func(context.Context, *transport.Message) ([]byte, error) { runtime.Goexit(); return nil, nil }, service.CodePanic, "the handler ended without an answer"},
+		{"panic", func(context.Context, *transport.Message) ([]byte, error) { panic("secret") }, service.CodeError, "the handler panicked"},
+		{"goexit", func(context.Context, *transport.Message) ([]byte, error) { runtime.Goexit(); return nil, nil }, service.CodeError, "the handler ended without an answer"},
 		{"deadline", func(context.Context, *transport.Message) ([]byte, error) {
 			return nil, fmt.Errorf("database: %w", context.DeadlineExceeded)
 		}, service.CodeDeadline, "database: context deadline exceeded"},
+		{"nil error of the type", func(context.Context, *transport.Message) ([]byte, error) {
+			var none *transport.RemoteError
+			return nil, none
+		}, service.CodeError, "remote error"},
+		{"error that panics", func(context.Context, *transport.Message) ([]byte, error) {
+			return nil, badError{}
+		}, service.CodeError, "badError"},
+		{"code too large", func(context.Context, *transport.Message) ([]byte, error) {
+			return nil, &transport.RemoteError{Code: 1 << 40, Text: "x"}
+		}, service.CodeError, "1099511627776"},
 		{"long error", func(context.Context, *transport.Message) ([]byte, error) {
 			return nil, errors.New(strings.Repeat("ü", 4096))
 		}, service.CodeError, "üüü…"},
 		{"result too large", func(context.Context, *transport.Message) ([]byte, error) { return make([]byte, 2<<20), nil }, service.CodeError, "too large"},
 	} {
-		t.Run(c.name, func(t *testing.T) {
-			node := newNode(t, intraprocess.NewBus())
-			serve(t, node, "/s", c.handler)
-			client := newClient(t, node, "/s")
-			_, err := client.Call(t.Context(), nil)
-			var remote *transport.RemoteError
-			if !errors.As(err, &remote) || remote.Code != c.code || !strings.Contains(remote.Text, c.text) {
-				t.Errorf("got %v", err)
-			}
-			if client.Late() != 0 {
-				t.Error("there was more than one answer")
-			}
-		})
+		for _, concurrency := range []int{1, 8} {
+			t.Run(fmt.Sprint(c.name, ", concurrency ", concurrency), func(t *testing.T) {
+				bus := intraprocess.NewBus()
+				node := openNode(t, bus)
+				serve(t, node, "/s", c.handler, service.Concurrency(concurrency))
+				client := newClient(t, newNode(t, bus), "/s")
+				for range 3 { // what goes wrong does not end the server
+					_, err := client.Call(t.Context(), nil)
+					var remote *transport.RemoteError
+					if !errors.As(err, &remote) || remote.Code != c.code || !strings.Contains(remote.Text, c.text) {
+						t.Errorf("got %v", err)
+					}
+				}
+				if err := node.Close(t.Context()); err != nil { // waits for second answers, if any
+					t.Fatal(err)
+				}
+				if client.Late() != 0 {
+					t.Error("there was more than one answer")
+				}
+			})
+		}
 	}
 }
+
+// badError is an error whose text can't be had.
+type badError struct{}
+
+func (badError) Error() string { panic("no text") }
 
 func TestNobodyServes(t *testing.T) {
 	node := newNode(t, intraprocess.NewBus())
@@ -524,6 +547,218 @@ func TestOutstandingCallsAreBounded(t *testing.T) {
 	})
 }
 
+// slowCarrier takes requests until their context ends.
+type slowCarrier struct {
+	transport.Carrier
+	outcome transport.Outcome
+}
+
+func (c slowCarrier) Send(ctx context.Context, msgs ...*transport.Message) error {
+	<-ctx.Done()
+	return &transport.SendError{Name: msgs[0].Name, Outcome: c.outcome, Err: transport.ContextError(ctx)}
+}
+
+// A Send that fails at the very deadline of its call leaves nothing to be collected.
+func TestSendFailsAtItsDeadline(t *testing.T) {
+	for range 20 {
+		synctest.Test(t, func(t *testing.T) {
+			node, err := transport.NewNode(slowCarrier{intraprocess.New(), transport.Temporary}, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer node.Close(context.Background())
+			c := newClient(t, node, "/s")
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			defer cancel()
+			if _, err := c.Send(ctx, nil); !errors.Is(err, transport.ErrTimeout) {
+				t.Errorf("got %v", err)
+			}
+			synctest.Wait()
+			if c.Ready() {
+				t.Error("the client is ready, with nothing to collect")
+			}
+		})
+	}
+}
+
+// A request that may have been sent may be answered.
+func TestAnswerToARequestOfUnknownOutcome(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		bus := intraprocess.NewBus()
+		node, err := transport.NewNode(slowCarrier{bus.Attach(), transport.Unknown}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer node.Close(context.Background())
+		other := newNode(t, bus)
+		c := newClient(t, node, "/s")
+		sending, cancel := context.WithCancel(t.Context())
+		cancel()
+		seq, err := c.Send(sending, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		answer := &transport.Message{Kind: transport.Response, Name: "/s", InReplyTo: transport.NewID(c.GID(), seq, "intraprocess")}
+		if err := other.Send(t.Context(), answer); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.Response(t.Context(), seq); err != nil {
+			t.Errorf("got %v", err)
+		}
+		// Without an answer, the error says that the request may not have been sent.
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		_, err = c.Call(ctx, nil)
+		var unsent *transport.SendError
+		if !errors.Is(err, transport.ErrTimeout) || !errors.As(err, &unsent) {
+			t.Errorf("got %v", err)
+		}
+	})
+}
+
+// Whoever waits for a call that is dropped to make room gets its outcome.
+func TestEvictedCallsTimeOut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		node := newNode(t, intraprocess.NewBus())
+		newServer(t, node, "/s")
+		c := newClient(t, node, "/s")
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		errs := make(chan error)
+		const waiters = 100
+		for i := range service.MaxOutstanding {
+			seq, err := c.Send(ctx, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if i < waiters {
+				go func() {
+					_, err := c.Response(context.Background(), seq)
+					errs <- err
+				}()
+			}
+		}
+		time.Sleep(time.Second) // of the bubble's clock
+		if _, err := c.Send(context.Background(), nil); err != nil {
+			t.Fatal(err)
+		}
+		for range waiters {
+			if err := <-errs; !errors.Is(err, transport.ErrTimeout) {
+				t.Errorf("got %v", err)
+			}
+		}
+		synctest.Wait()
+		if c.Ready() && !c.HasResponse(service.MaxOutstanding) {
+			t.Error("the client is ready, with nothing to collect")
+		}
+	})
+}
+
+// Every answer either reaches its call or is counted.
+func TestAnswersAtTheEndOfACallAreCounted(t *testing.T) {
+	node := newNode(t, intraprocess.NewBus())
+	s, c := newServer(t, node, "/s"), newClient(t, node, "/s")
+	var reached uint64
+	const calls = 2000
+	for range calls {
+		ctx, cancel := context.WithCancel(t.Context())
+		outcome := make(chan error)
+		go func() {
+			_, err := c.Call(ctx, nil)
+			outcome <- err
+		}()
+		r := next(t, s)
+		var end sync.WaitGroup
+		end.Go(cancel)
+		end.Go(func() {
+			if err := r.Respond(context.Background(), nil); err != nil {
+				t.Error(err)
+			}
+		})
+		if <-outcome == nil {
+			reached++
+		}
+		end.Wait()
+	}
+	if reached+c.Late() != calls {
+		t.Errorf("of %d answers %d reached their call and %d were late", calls, reached, c.Late())
+	}
+}
+
+func TestClosedServerStillAnswers(t *testing.T) {
+	for _, handled := range []bool{true, false} {
+		bus := intraprocess.NewBus()
+		node := openNode(t, bus)
+		s := newServer(t, node, "/s", service.Concurrency(1))
+		begin := make(chan struct{})
+		if handled {
+			err := s.Handle(func(context.Context, *transport.Message) ([]byte, error) {
+				<-begin
+				return nil, nil
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		c := newClient(t, newNode(t, bus), "/s")
+		seqs := []uint64{send(t, c, "1"), send(t, c, "2"), send(t, c, "3")}
+		s.Close()
+		close(begin)
+		if err := node.Close(t.Context()); err != nil { // waits for the answers
+			t.Fatal(err)
+		}
+		for _, seq := range seqs {
+			if !c.HasResponse(seq) {
+				t.Fatal("a request that had arrived was not answered")
+			}
+			_, err := c.Response(t.Context(), seq)
+			var remote *transport.RemoteError
+			if handled && err != nil || !handled && (!errors.As(err, &remote) || remote.Code != service.CodeClosing) {
+				t.Errorf("handled %v: %v", handled, err)
+			}
+		}
+	}
+}
+
+// failOnce refuses the first answer.
+type failOnce struct {
+	transport.Carrier
+	failed bool
+	sent   []transport.ID
+}
+
+func (c *failOnce) Send(ctx context.Context, msgs ...*transport.Message) error {
+	if m := msgs[0]; m.Kind == transport.Response {
+		c.sent = append(c.sent, m.ID)
+		if !c.failed {
+			c.failed = true
+			return &transport.SendError{Name: m.Name, Outcome: transport.Unknown, Err: errors.New("connection lost")}
+		}
+	}
+	return c.Carrier.Send(ctx, msgs...)
+}
+
+func TestAnswerKeepsItsIDWhenSentAgain(t *testing.T) {
+	carrier := &failOnce{Carrier: intraprocess.New()}
+	node, err := transport.NewNode(carrier, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer node.Close(context.Background())
+	s, c := newServer(t, node, "/s"), newClient(t, node, "/s")
+	send(t, c, "q")
+	r := next(t, s)
+	if err := r.Respond(t.Context(), nil); err == nil {
+		t.Error("the first answer was taken")
+	}
+	if err := r.Respond(t.Context(), nil); err != nil {
+		t.Error(err)
+	}
+	if len(carrier.sent) != 2 || carrier.sent[0] != carrier.sent[1] {
+		t.Errorf("the answers have the IDs %v", carrier.sent)
+	}
+}
+
 func TestWatch(t *testing.T) {
 	node := newNode(t, intraprocess.NewBus())
 	s, c := newServer(t, node, "/s"), newClient(t, node, "/s")
@@ -545,8 +780,11 @@ func TestWatch(t *testing.T) {
 func TestTyped(t *testing.T) {
 	type sum struct{ A, B int }
 	node := newNode(t, intraprocess.NewBus())
-	s := newServer(t, node, "/add")
-	err := service.HandleTyped(s, codec.JSON[sum](), codec.JSON[int](), func(_ context.Context, r sum) (int, error) {
+	s, err := service.NewTypedServer(node, "/add", codec.JSON[sum](), codec.JSON[int]())
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = s.Handle(func(_ context.Context, r sum) (int, error) {
 		if r.B == 0 {
 			return 0, &transport.RemoteError{Code: 7, Text: "nothing to add"}
 		}

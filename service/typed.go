@@ -70,11 +70,27 @@ func (c *TypedClient[Req, Resp]) decode(answer *transport.Message, err error) (R
 	return response, nil
 }
 
-// HandleTyped is [Server.Handle] with values instead of bytes. A request that can't be
+// TypedServer answers the requests of a service with values instead of bytes.
+type TypedServer[Req, Resp any] struct {
+	*Server
+	request  codec.Codec[Req]
+	response codec.Codec[Resp]
+}
+
+// NewTypedServer is NewServer with the codecs of requests and responses.
+func NewTypedServer[Req, Resp any](node *transport.Node, name string, request codec.Codec[Req], response codec.Codec[Resp], options ...ServerOption) (*TypedServer[Req, Resp], error) {
+	s, err := NewServer(node, name, options...)
+	if err != nil {
+		return nil, err
+	}
+	return &TypedServer[Req, Resp]{s, request, response}, nil
+}
+
+// Handle is [Server.Handle] with decoded requests and responses. A request that can't be
 // decoded is answered with CodeBadRequest.
-func HandleTyped[Req, Resp any](s *Server, request codec.Codec[Req], response codec.Codec[Resp], handler func(context.Context, Req) (Resp, error)) error {
+func (s *TypedServer[Req, Resp]) Handle(handler func(context.Context, Req) (Resp, error)) error {
 	return s.handle(func(ctx context.Context, m *transport.Message) ([]byte, string, error) {
-		req, err := codec.Decode(request, m.Body)
+		req, err := codec.Decode(s.request, m.Body)
 		if err != nil {
 			return nil, "", &transport.RemoteError{Code: CodeBadRequest, Text: err.Error()}
 		}
@@ -82,10 +98,10 @@ func HandleTyped[Req, Resp any](s *Server, request codec.Codec[Req], response co
 		if err != nil {
 			return nil, "", err
 		}
-		body, err := response.Encode(resp)
+		body, err := s.response.Encode(resp)
 		if err != nil {
 			return nil, "", fmt.Errorf("encode the response: %w", err)
 		}
-		return body, response.ContentType(), nil
+		return body, s.response.ContentType(), nil
 	})
 }

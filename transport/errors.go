@@ -128,7 +128,10 @@ type RemoteError struct {
 	Text string
 }
 
-// Error implements error.
+// Error implements error. It accepts a nil e: handlers return those by mistake.
 func (e *RemoteError) Error() string {
+	if e == nil {
+		return "remote error"
+	}
 	return fmt.Sprintf("remote error %d: %s", e.Code, e.Text)
 }

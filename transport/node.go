@@ -63,9 +63,10 @@ type attachment struct {
 type Sink interface {
 	// Deliver takes a delivery. It does not block.
 	Deliver(Delivery)
-	// Drain is called by Node.Close when nothing is delivered any more. It makes
-	// waiting readers return and waits, until ctx ends, for handlers to work off
-	// what has been delivered; they may still send.
+	// Drain is called when nothing is delivered any more: by Node.Close, and when the
+	// interest is stopped, then possibly by both. It makes waiting readers return
+	// and waits, until ctx ends, for handlers to work off what has been delivered;
+	// they may still send.
 	Drain(ctx context.Context) error
 }
 
@@ -130,30 +131,8 @@ func (n *Node) Send(ctx context.Context, m *Message) error {
 
 // complete validates m and fills in what is the node's to say.
 func (n *Node) complete(m *Message) error {
-	if err := ValidateName(m.Name); err != nil {
+	if err := m.validate(n.maxBody); err != nil {
 		return err
-	}
-	if m.Kind < TopicMessage || m.Kind > ErrorResponse || (m.Kind == ErrorResponse) != (m.Error != nil) {
-		return fmt.Errorf("send %s: %w: %s with error %v", m.Name, ErrInvalidKind, m.Kind, m.Error)
-	}
-	if m.Header != nil {
-		if err := m.Header.Validate(); err != nil {
-			return fmt.Errorf("send %s: %w", m.Name, err)
-		}
-	}
-	if m.Filename != "" {
-		if m.Kind == ErrorResponse {
-			return fmt.Errorf("send %s: %w: an error response has no file", m.Name, ErrInvalidFilename)
-		}
-		if err := ValidateFilename(m.Filename); err != nil {
-			return fmt.Errorf("send %s: %w", m.Name, err)
-		}
-	}
-	if len(m.Body) > n.maxBody {
-		return fmt.Errorf("send %s: %w: the body has %d bytes, this node's limit is %d", m.Name, ErrTooLarge, len(m.Body), n.maxBody)
-	}
-	if m.Error != nil && len(m.Error.Text) > MaxErrorText {
-		return fmt.Errorf("send %s: %w: the error text has %d bytes, the limit is %d", m.Name, ErrTooLarge, len(m.Error.Text), MaxErrorText)
 	}
 	if m.Info.SourceTime.IsZero() {
 		m.Info.SourceTime = time.Now()
@@ -192,8 +171,9 @@ func (n *Node) end() {
 }
 
 // Receive states an interest on behalf of an entity: sink gets what matches it until
-// stop is called or the node is closed. Errors: those of ValidatePattern, ErrClosed,
-// and the carrier's.
+// stop is called or the node is closed. When stop returns the interest has ended; the
+// node goes on to drain the sink, and its Close waits for that too. Errors: those of
+// ValidatePattern, ErrClosed, and the carrier's.
 func (n *Node) Receive(interest Interest, sink Sink) (stop func(), err error) {
 	if interest.Kind != Response {
 		if err := ValidatePattern(interest.Name); err != nil {
@@ -206,25 +186,36 @@ func (n *Node) Receive(interest Interest, sink Sink) (stop func(), err error) {
 		return nil, fmt.Errorf("receive %s: node is %w", interest.Name, ErrClosed)
 	}
 	a := &attachment{kind: interest.Kind, sink: sink}
-	if a.stop, err = n.carrier.Receive(interest, sink.Deliver); err != nil {
+	end, err := n.carrier.Receive(interest, sink.Deliver)
+	if err != nil {
 		return nil, fmt.Errorf("receive %s: %w", interest.Name, err)
 	}
+	a.stop = sync.OnceFunc(end)
 	n.attached[a] = struct{}{}
 	return sync.OnceFunc(func() {
-		n.mu.Lock()
-		delete(n.attached, a)
-		n.mu.Unlock()
 		a.stop()
+		go func() {
+			// A drain without a limit ends when the handlers do, and Close sees
+			// to that.
+			_ = a.sink.Drain(context.Background())
+			n.mu.Lock()
+			delete(n.attached, a)
+			n.mu.Unlock()
+		}()
 	}), nil
 }
 
 // Close drains the node and closes its carrier: it ends all interests, lets handlers
 // work off what has arrived and send their answers, waits for the messages being
-// sent, and releases everything. Entities of the node then return ErrClosed.
+// sent, and releases everything. Entities of the node then return ErrClosed. From the
+// start of Close the node receives nothing new but answers to its calls; in particular
+// its own servers do not get what its handlers still call.
 //
-// When ctx ends first, Close gives up what is left, releases everything all the same and
-// returns an error that wraps ctx.Err(). A second Close waits for the first and
-// returns its result.
+// When ctx ends first, or has ended already, Close gives up what is left, releases
+// everything all the same and returns an error that wraps ctx.Err(). So give it a context
+// of its own, not the one whose end made the program stop. A handler must not wait for
+// the Close of its own node, which waits for the handler. A second Close waits for the
+// first and returns its result.
 func (n *Node) Close(ctx context.Context) error {
 	n.mu.Lock()
 	if n.state != open {
@@ -253,8 +244,8 @@ func (n *Node) Close(ctx context.Context) error {
 	clear(n.attached)
 	n.mu.Unlock()
 
-	// Handlers that are working off what has arrived may still call services, so
-	// the clients are drained after them.
+	// Handlers that are working off what has arrived may still call services of
+	// other nodes, so the clients are drained after them.
 	err := errors.Join(drain(ctx, receivers), drain(ctx, callers))
 
 	n.mu.Lock()

@@ -83,22 +83,34 @@ func receive(t *testing.T, n *transport.Node, interest transport.Interest, s tra
 	return stop
 }
 
-// An interest that has been stopped is the entity's own to drain.
-func TestNodeCloseLeavesStoppedInterests(t *testing.T) {
-	c := &carrier{}
-	n := newNode(t, c, nil)
-	stop := receive(t, n, topic("/t"), sink{drain: func(context.Context) error {
-		t.Error("a stopped interest is drained")
-		return nil
-	}})
-	stop()
-	stop()
-	if err := n.Close(t.Context()); err != nil {
-		t.Errorf("Close: %v", err)
-	}
-	if want := []string{"stop topic message", "close"}; !cmp.Equal(c.log, want) {
-		t.Errorf("the carrier heard %q, want %q", c.log, want)
-	}
+// The sink of an interest that has been stopped may still be at work: Close waits for
+// it, until it is done.
+func TestNodeCloseDrainsStoppedInterests(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := &carrier{}
+		n := newNode(t, c, nil)
+		work := make(chan struct{})
+		busy := sink{drain: func(context.Context) error { <-work; return nil }}
+		idle := sink{drain: func(context.Context) error { return nil }}
+		stop := receive(t, n, topic("/t"), busy)
+		stopIdle := receive(t, n, topic("/idle"), idle)
+		stop()
+		stop()
+		stopIdle()
+		closed := make(chan error, 1)
+		go func() { closed <- n.Close(context.Background()) }()
+		synctest.Wait()
+		if len(closed) > 0 {
+			t.Error("Close did not wait for the sink of a stopped interest")
+		}
+		close(work)
+		if err := <-closed; err != nil {
+			t.Errorf("Close: %v", err)
+		}
+		if want := []string{"stop topic message", "stop topic message", "close"}; !cmp.Equal(c.log, want) {
+			t.Errorf("the carrier heard %q, want %q", c.log, want)
+		}
+	})
 }
 
 func TestNodeCloseGivesUpWithContext(t *testing.T) {

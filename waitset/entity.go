@@ -30,19 +30,17 @@ func check(e Entity) error {
 	if e == nil {
 		return fmt.Errorf("%w: nil", ErrInvalidEntity)
 	}
-	v := reflect.ValueOf(e)
-	switch v.Kind() {
-	case reflect.Pointer:
-		if v.IsNil() {
-			return fmt.Errorf("%w: nil %T", ErrInvalidEntity, e)
-		}
-		return nil // the usual case; Comparable would allocate
-	default:
-		if !v.Comparable() {
-			return fmt.Errorf("%w: %T cannot be compared", ErrInvalidEntity, e)
-		}
-		return nil
+	// Pointers are the usual case, for which Comparable would allocate.
+	switch v := reflect.ValueOf(e); {
+	case v.Kind() == reflect.Pointer && v.IsNil():
+		return fmt.Errorf("%w: nil %T", ErrInvalidEntity, e)
+	case v.Kind() != reflect.Pointer && !v.Comparable():
+		return fmt.Errorf("%w: %T cannot be compared", ErrInvalidEntity, e)
 	}
+	if g, ok := e.(latched); ok && !g.valid() {
+		return fmt.Errorf("%w: %T without a guard condition", ErrInvalidEntity, e)
+	}
+	return nil
 }
 
 // member is an entity's place in a set.

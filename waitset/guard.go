@@ -37,6 +37,8 @@ func (g *GuardCondition) Watch(wake func()) (stop func()) { return g.watchers.Wa
 // latched is what a set does with a guard condition beyond what it does with any Entity.
 // As an interface it is also met by types that embed a *GuardCondition.
 type latched interface {
+	// valid reports whether there is a condition: an embedded one may be nil.
+	valid() bool
 	// claim makes s the set that the condition is in, unless it is in one.
 	claim(s *WaitSet) bool
 	// release undoes claim.
@@ -45,6 +47,7 @@ type latched interface {
 	reset()
 }
 
+func (g *GuardCondition) valid() bool           { return g != nil }
 func (g *GuardCondition) claim(s *WaitSet) bool { return g.set.CompareAndSwap(nil, s) }
 func (g *GuardCondition) release()              { g.set.Store(nil) }
-func (g *GuardCondition) reset()                { g.triggered.Store(false) }
+func (g *GuardCondition) reset()                { g.triggered.Swap(false) }

@@ -14,6 +14,7 @@ func TestInvalidEntities(t *testing.T) {
 		"nil guard condition": (*waitset.GuardCondition)(nil),
 		"nil pointer":         (*inbox)(nil),
 		"not comparable":      uncomparable{},
+		"embedded nil guard":  embedding{},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if _, err := waitset.New(new(inbox), e); !errors.Is(err, waitset.ErrInvalidEntity) {
@@ -36,6 +37,9 @@ func TestInvalidEntities(t *testing.T) {
 		})
 	}
 }
+
+// embedding passes for a guard condition.
+type embedding struct{ *waitset.GuardCondition }
 
 type uncomparable struct {
 	*inbox

@@ -251,8 +251,11 @@ func (s *WaitSet) look() {
 	s.changedMu.Lock()
 	s.changed, s.batch = s.batch, s.changed
 	s.changedMu.Unlock()
-	for i, m := range s.batch {
-		s.batch[i] = nil
+	defer func() { // also when an entity panics
+		clear(s.batch)
+		s.batch = s.batch[:0]
+	}()
+	for _, m := range s.batch {
 		// First this, then Ready: a change that Ready does not see notes m again.
 		m.changed.Store(false)
 		if !m.gone && !m.listed && m.entity.Ready() {
@@ -260,7 +263,6 @@ func (s *WaitSet) look() {
 			s.ready = append(s.ready, m)
 		}
 	}
-	s.batch = s.batch[:0]
 }
 
 // keepReady takes off the list of the ready what is not, or not any more in the set.

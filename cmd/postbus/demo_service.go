@@ -39,12 +39,12 @@ func add(request addends) (sum, error) {
 func (d *demo) addTwoInts(ctx context.Context) error {
 	d.section("A service", fmt.Sprintf("robot calls %s of peer. The time at the end is there and back.", adderName))
 	d.printf("")
-	server, err := service.NewServer(d.peer, adderName)
+	server, err := service.NewTypedServer(d.peer, adderName, codec.JSON[addends](), codec.JSON[sum]())
 	if err != nil {
 		return err
 	}
 	defer server.Close()
-	err = service.HandleTyped(server, codec.JSON[addends](), codec.JSON[sum](), func(_ context.Context, request addends) (sum, error) {
+	err = server.Handle(func(_ context.Context, request addends) (sum, error) {
 		response, err := add(request)
 		if err != nil {
 			d.event("server", "answers   with an error")

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"runtime"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -28,7 +29,7 @@ func newNode(t *testing.T, o *transport.Options) *transport.Node {
 
 func attach(t *testing.T, n *transport.Node, qos transport.QoS) *queue.Inbox {
 	t.Helper()
-	in, err := queue.Attach(n, transport.Interest{Kind: transport.TopicMessage, Name: "/t"}, qos)
+	in, err := queue.Attach(n, transport.Interest{Kind: transport.TopicMessage, Name: "/t"}, qos, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -63,11 +64,11 @@ func TestInboxReceives(t *testing.T) {
 func TestAttachErrors(t *testing.T) {
 	n := newNode(t, nil)
 	bad := transport.Interest{Kind: transport.TopicMessage, Name: "a b"}
-	if in, err := queue.Attach(n, bad, transport.QoS{}); in != nil || !errors.Is(err, transport.ErrInvalidName) {
+	if in, err := queue.Attach(n, bad, transport.QoS{}, nil); in != nil || !errors.Is(err, transport.ErrInvalidName) {
 		t.Errorf("Attach with an invalid name: %v", err)
 	}
 	n.Close(t.Context())
-	if in, err := queue.Attach(n, transport.Interest{Kind: transport.TopicMessage, Name: "/t"}, transport.QoS{}); in != nil || !errors.Is(err, transport.ErrClosed) {
+	if in, err := queue.Attach(n, transport.Interest{Kind: transport.TopicMessage, Name: "/t"}, transport.QoS{}, nil); in != nil || !errors.Is(err, transport.ErrClosed) {
 		t.Errorf("Attach to a closed node: %v", err)
 	}
 }
@@ -128,18 +129,67 @@ func TestHandleTwice(t *testing.T) {
 	in := attach(t, n, transport.QoS{})
 	ignore := func(context.Context, transport.Delivery) {}
 	handle(t, in, 1, ignore)
-	if err := in.Handle(1, ignore); err == nil {
-		t.Error("a second handler: no error")
+	if err := in.Handle(1, ignore); !errors.Is(err, queue.ErrHandled) {
+		t.Errorf("a second handler: %v", err)
 	}
 }
 
 func TestHandleAfterClose(t *testing.T) {
 	n := newNode(t, nil)
 	in := attach(t, n, transport.QoS{})
+	publish(t, n, 1, 1)
 	in.Close()
-	handle(t, in, 1, func(context.Context, transport.Delivery) { t.Error("a message is handled") })
-	if err := in.Drain(t.Context()); err != nil {
-		t.Errorf("Drain: %v", err)
+	if err := in.Handle(1, nil); !errors.Is(err, transport.ErrClosed) {
+		t.Errorf("a handler after Close: %v", err)
+	}
+	checkContents(t, in.Queue, 1)
+}
+
+func TestLeftoversAreHandedOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNode(t, nil)
+		var got []uint64
+		leftover := func(_ context.Context, d transport.Delivery) { got = append(got, d.Message.Info.Sequence) }
+		interest := transport.Interest{Kind: transport.TopicMessage, Name: "/t"}
+		in, err := queue.Attach(n, interest, transport.QoS{}, leftover)
+		if err != nil {
+			t.Fatal(err)
+		}
+		publish(t, n, 1, 3)
+		in.Close()
+		synctest.Wait()
+		if want := []uint64{1, 2, 3}; !slices.Equal(got, want) {
+			t.Errorf("left over are %d, want %d", got, want)
+		}
+	})
+}
+
+// Neither a panic nor the end of its goroutine ends the handling.
+func TestHandlerMishaps(t *testing.T) {
+	for _, concurrency := range []int{1, 3} {
+		var log strings.Builder
+		n := newNode(t, &transport.Options{Logger: slog.New(slog.NewTextHandler(&log, nil))})
+		in := attach(t, n, transport.QoS{})
+		var handled atomic.Int32
+		handle(t, in, concurrency, func(_ context.Context, d transport.Delivery) {
+			handled.Add(1)
+			switch d.Message.Info.Sequence {
+			case 1:
+				panic("on purpose")
+			case 2:
+				runtime.Goexit()
+			}
+		})
+		publish(t, n, 1, 4)
+		if err := n.Close(t.Context()); err != nil {
+			t.Errorf("Close: %v", err)
+		}
+		if handled.Load() != 4 {
+			t.Errorf("concurrency %d: %d messages were handled, want 4", concurrency, handled.Load())
+		}
+		if !strings.Contains(log.String(), "on purpose") {
+			t.Errorf("the panic was not logged: %s", log.String())
+		}
 	}
 }
 
@@ -177,21 +227,26 @@ func TestDrainGivesUpWithContext(t *testing.T) {
 	})
 }
 
-// Close ends the handlers' context and does not wait for them, as they may call it.
+// Close does not wait for handlers, as they may call it; what has arrived is still
+// handled, and the Close of the node waits for that.
 func TestCloseFromHandler(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNode(t, nil)
 		in := attach(t, n, transport.QoS{})
-		ended := make(chan struct{})
-		handle(t, in, 1, func(ctx context.Context, d transport.Delivery) {
-			defer close(ended) // fails when there is a second message
+		var got []uint64 // guarded by there being one handler
+		handle(t, in, 1, func(_ context.Context, d transport.Delivery) {
 			in.Close()
-			<-ctx.Done()
+			time.Sleep(time.Second)
+			got = append(got, d.Message.Info.Sequence)
 		})
 		publish(t, n, 1, 3)
-		<-ended
 		synctest.Wait()
-		checkContents(t, in.Queue, 2, 3)
+		if err := n.Close(t.Context()); err != nil {
+			t.Errorf("Close: %v", err)
+		}
+		if want := []uint64{1, 2, 3}; !slices.Equal(got, want) {
+			t.Errorf("handled %d, want %d", got, want)
+		}
 	})
 }
 

@@ -40,10 +40,6 @@ func runAgainstModel(t *testing.T, seed uint64) {
 		case 2:
 			time.Sleep(time.Duration(random.IntN(5)) * time.Second)
 		case 3:
-			for len(model) > 0 && time.Since(model[0].Message.Info.SourceTime) > lifespan {
-				model = model[1:]
-				dropped++
-			}
 			d, ok := q.TryPop()
 			if ok != (len(model) > 0) || ok && d.Message != model[0].Message {
 				t.Fatalf("step %d: TryPop = %v, %v, want %v", seq, d.Message, ok, len(model) > 0)
@@ -52,8 +48,13 @@ func runAgainstModel(t *testing.T, seed uint64) {
 				model = model[1:]
 			}
 		}
-		if q.Dropped() != dropped || q.Ready() != (len(model) > 0) {
-			t.Fatalf("step %d: Dropped %d, Ready %v, want %d, %v", seq, q.Dropped(), q.Ready(), dropped, len(model) > 0)
+		for len(model) > 0 && time.Since(model[0].Message.Info.SourceTime) > lifespan {
+			model = model[1:]
+			dropped++
+		}
+		if ready := q.Ready(); ready != (len(model) > 0) || q.Dropped() != dropped || q.Len() != len(model) {
+			t.Fatalf("step %d: Ready %v, Dropped %d, Len %d, want %v, %d, %d",
+				seq, ready, q.Dropped(), q.Len(), len(model) > 0, dropped, len(model))
 		}
 	}
 }

@@ -54,10 +54,11 @@ func (q *Queue) Push(d transport.Delivery) bool {
 		return true
 	}
 	size := len(d.Message.Body)
-	full := q.count == q.depth
-	if q.qos.KeepAll {
-		full = full || q.bytes+size > transport.KeepAllBytes
+	var expired []transport.Delivery
+	if q.fullLocked(size) {
+		expired = q.expireLocked()
 	}
+	full := q.fullLocked(size)
 	var gone transport.Delivery
 	if full {
 		q.dropped++
@@ -76,6 +77,7 @@ func (q *Queue) Push(d transport.Delivery) bool {
 	q.bytes += size
 	q.mu.Unlock()
 
+	terminate(expired)
 	if full {
 		gone.Term("pushed out of the queue by a newer message")
 	}
@@ -86,33 +88,29 @@ func (q *Queue) Push(d transport.Delivery) bool {
 
 // TryPop takes the oldest delivery that is not too old; ok is false when there is none.
 func (q *Queue) TryPop() (d transport.Delivery, ok bool) {
-	for {
-		q.mu.Lock()
-		if q.count == 0 {
-			q.mu.Unlock()
-			return transport.Delivery{}, false
-		}
+	q.mu.Lock()
+	expired := q.expireLocked()
+	if ok = q.count > 0; ok {
 		d = q.takeLocked()
-		tooOld := q.tooOld(d.Message)
-		if tooOld {
-			q.dropped++
-		}
-		more := q.count > 0
-		q.mu.Unlock()
-		if !tooOld {
-			if more {
-				q.signal() // the token may have been taken for this one: pass it on
-			}
-			return d, true
-		}
-		d.Term("older than its lifespan")
 	}
+	more := q.count > 0
+	q.mu.Unlock()
+	terminate(expired)
+	if more {
+		q.signal() // the token may have been taken for this one: pass it on
+	}
+	return d, ok
 }
 
 // Pop is TryPop that waits until there is a delivery. It returns transport.ErrClosed
-// when the queue is closed and empty, and transport.ContextError when ctx ends.
+// when the queue is closed and empty, and transport.ContextError when ctx ends or has
+// ended, also when there is something to take: so that loops of Pops end.
 func (q *Queue) Pop(ctx context.Context) (transport.Delivery, error) {
+	if ctx.Err() != nil {
+		return transport.Delivery{}, transport.ContextError(ctx)
+	}
 	for {
+		// Not ctx first: a token that was taken for nothing would be missed by others.
 		if d, ok := q.TryPop(); ok {
 			return d, nil
 		}
@@ -130,12 +128,22 @@ func (q *Queue) Pop(ctx context.Context) (transport.Delivery, error) {
 	}
 }
 
-// Ready reports whether Pop would return at once: there is something to take (unless it
-// turns out to be too old), or the queue is closed.
+// Ready reports whether Pop would return at once: there is something to take, or the
+// queue is closed.
 func (q *Queue) Ready() bool {
 	q.mu.Lock()
+	expired := q.expireLocked()
+	ready := q.count > 0 || q.closed
+	q.mu.Unlock()
+	terminate(expired)
+	return ready
+}
+
+// Len returns how many deliveries are in the queue, including those that are too old.
+func (q *Queue) Len() int {
+	q.mu.Lock()
 	defer q.mu.Unlock()
-	return q.count > 0 || q.closed
+	return q.count
 }
 
 // Watch has wake called after every Push and after Close, until stop is called. See
@@ -178,6 +186,27 @@ func (q *Queue) tooOld(m *transport.Message) bool {
 	now := time.Now()
 	return expires && m.Expired(now) ||
 		q.qos.Lifespan > 0 && now.Sub(m.Info.SourceTime) > q.qos.Lifespan
+}
+
+func (q *Queue) fullLocked(size int) bool {
+	return q.count == q.depth || q.qos.KeepAll && q.bytes+size > transport.KeepAllBytes
+}
+
+// expireLocked takes out the deliveries at the head that are too old.
+func (q *Queue) expireLocked() (expired []transport.Delivery) {
+	for q.count > 0 && q.tooOld(q.ring[q.head].Message) {
+		expired = append(expired, q.takeLocked())
+		q.dropped++
+	}
+	return expired
+}
+
+// terminate settles deliveries that were too old. Settlers are strangers: they are not
+// called with the lock held.
+func terminate(expired []transport.Delivery) {
+	for _, d := range expired {
+		d.Term("older than its lifespan")
+	}
 }
 
 func (q *Queue) takeLocked() transport.Delivery {

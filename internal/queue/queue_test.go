@@ -288,11 +288,28 @@ func TestPopContext(t *testing.T) {
 		if _, err := q.Pop(cancelled); !errors.Is(err, context.Canceled) || errors.Is(err, transport.ErrTimeout) {
 			t.Errorf("Pop with a cancelled context: %v", err)
 		}
-		// What is there is there, whatever the context says.
+		// An ended context counts even when there is something to take: loops end.
 		q.Push(numbered(1))
-		if d, err := q.Pop(cancelled); err != nil || d.Message.Info.Sequence != 1 {
+		if _, err := q.Pop(cancelled); !errors.Is(err, context.Canceled) {
 			t.Errorf("Pop of a waiting message with a cancelled context: %v", err)
 		}
+		checkContents(t, q, 1)
+	})
+}
+
+// What is too old makes room for what is not.
+func TestFullOfExpired(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := queue.New(transport.QoS{KeepAll: true, Lifespan: time.Minute})
+		for seq := range uint64(transport.KeepAllMessages) {
+			q.Push(numbered(seq))
+		}
+		time.Sleep(2 * time.Minute)
+		if !q.Push(numbered(7)) {
+			t.Error("a fresh message was refused by a queue full of expired ones")
+		}
+		checkContents(t, q, 7)
+		checkDropped(t, q, transport.KeepAllMessages)
 	})
 }
 

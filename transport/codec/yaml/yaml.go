@@ -22,7 +22,7 @@ import (
 // twice is an error.
 //
 // What a stranger may send is bounded, against documents that are small and take ages to
-// decode (RFC 9512 section 4): nesting is at most 10,000 deep, and a document whose
+// decode (RFC 9512 section 4): a body has at most MaxBody bytes, nesting is at most 10,000 deep, and a document whose
 // aliases or whose mappings with thousands of keys multiply the work is refused. A
 // mapping of 10,000 keys passes, one of 20,000 does not.
 func New[T any]() codec.Codec[T] { return yamlCodec[T]{} }
@@ -47,6 +47,9 @@ func (yamlCodec[T]) Encode(v T) (body []byte, err error) {
 
 func (yamlCodec[T]) Decode(body []byte) (value T, err error) {
 	defer rescue(&err)
+	if len(body) > MaxBody {
+		return value, fmt.Errorf("the body has %d bytes, at most %d are decoded", len(body), MaxBody)
+	}
 	document, err := parse(body)
 	if err != nil {
 		return value, err
@@ -80,6 +83,10 @@ func parse(body []byte) (*yaml.Node, error) {
 	}
 	return &document, nil
 }
+
+// MaxBody is the size of the largest body that is decoded, in bytes. Two bytes of YAML
+// can make a value that takes a hundred, and most of a microsecond.
+const MaxBody = 1 << 20
 
 const (
 	// allowance is how much decoding may cost beyond what is in proportion to the

@@ -100,6 +100,7 @@ func TestHostileDocuments(t *testing.T) {
 	const deep = 100_000
 	for name, body := range map[string]string{
 		"alias bomb":      bomb(),
+		"many items":      strings.Repeat("-\n", yaml.MaxBody/2+1),
 		"anchor in loop":  "&a [*a]",
 		"deep flow":       strings.Repeat("[", deep) + strings.Repeat("]", deep),
 		"deep block":      strings.Repeat("- ", deep),
