@@ -21,12 +21,12 @@ const foldAt = 78
 // count). The mail is 7bit: it needs no SMTP extension.
 //
 // m must have an ID, a source time between the years 1678 and 2262, and what its kind
-// asks for: a request Info.ClientGID, an answer InReplyTo, an ErrorResponse Error and no
-// Body and Filename. A message that Decode could not give back the same is refused; errors wrap those
-// of transport.ValidateName, transport.ValidateFilename and transport.Header.Validate where
-// they apply, and transport.ErrTooLarge when the header section exceeds MaxHeaderBytesWritten. Two
-// values are not kept exactly: a deadline after 2262 becomes the last instant that
-// nanoseconds can count, and times come back in UTC.
+// asks for: a request Info.ClientGID, an answer InReplyTo, an ErrorResponse Error and
+// neither Body nor Filename. A message that Decode could not give back the same is refused;
+// errors wrap those of transport.ValidateName, transport.ValidateFilename and
+// transport.Header.Validate where they apply, and transport.ErrTooLarge when the header
+// section exceeds MaxHeaderBytesWritten. Two values are not kept exactly: a deadline after
+// 2262 becomes the last instant that nanoseconds can count, and times come back in UTC.
 func Encode(m *transport.Message, e Envelope) ([]byte, error) {
 	if err := check(m); err != nil {
 		return nil, fmt.Errorf("encode mail: %w", err)
