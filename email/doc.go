@@ -61,8 +61,8 @@
 // the carrier does not undo that. Messages of this program's own are received like
 // others if they are addressed to its account.
 //
-// While nobody has stated an interest nothing is fetched. What arrives then is
-// looked at when somebody does.
+// While nobody has stated an interest, what arrives is passed over: an interest is for
+// what comes after it.
 //
 // Mail that is not postbus', is damaged, is above the limit or can't be fetched is
 // skipped with a line in the log and never delays what follows. Mail above 64 KiB is

@@ -97,7 +97,7 @@ func (r *receiver) receive(interest transport.Interest, deliver func(transport.D
 func (r *receiver) run(ctx context.Context) {
 	defer close(r.done)
 	defer r.disconnect()
-	for r.awaitInterest(ctx) && r.reconnect(ctx) {
+	for ctx.Err() == nil && r.reconnect(ctx) {
 		err := r.look(ctx)
 		if err == nil {
 			err = r.rest(ctx)
@@ -107,28 +107,6 @@ func (r *receiver) run(ctx context.Context) {
 			r.disconnect()
 		}
 	}
-}
-
-// awaitInterest waits until somebody wants mail. Until then nothing is fetched, and a
-// connection that the server ends is not replaced.
-func (r *receiver) awaitInterest(ctx context.Context) bool {
-	for ctx.Err() == nil {
-		if r.dispatcher.Len() > 0 {
-			return true
-		}
-		var ended <-chan struct{}
-		if r.session != nil {
-			ended = r.session.client.Closed()
-		}
-		select {
-		case <-r.wake:
-		case <-ended:
-			r.logger.Debug("email: connection for receiving ended while not in use", "mailbox", r.address)
-			r.disconnect()
-		case <-ctx.Done():
-		}
-	}
-	return false
 }
 
 // reconnect makes sure that there is a connection. It returns false when ctx ends.
@@ -209,6 +187,9 @@ func (r *receiver) rest(ctx context.Context) error {
 // look delivers what is new, until there is nothing new.
 func (r *receiver) look(ctx context.Context) error {
 	for {
+		if r.dispatcher.Len() == 0 {
+			return r.passOver(ctx)
+		}
 		start := time.Now()
 		more, err := r.fetch(ctx)
 		if err != nil {
@@ -219,6 +200,25 @@ func (r *receiver) look(ctx context.Context) error {
 			return nil
 		}
 	}
+}
+
+// passOver moves the cursor past what has arrived while nobody wants any mail: an
+// interest is for what comes after it was stated.
+func (r *receiver) passOver(ctx context.Context) error {
+	select {
+	case <-r.session.news:
+	default:
+	}
+	var highest imap.UID
+	err := r.session.fetch(ctx, r.cursor.next, math.MaxUint32, 1, func(f fetched) { highest = max(highest, f.uid) })
+	if isNo(err) {
+		err = nil // what can't be read now is looked at again
+	}
+	// What is known by now was there before any interest that is stated after this.
+	if err == nil && highest != 0 && r.dispatcher.Len() == 0 {
+		r.cursor.pass(highest)
+	}
+	return err
 }
 
 // sleep waits, and returns false if ctx ends first.
