@@ -1,8 +1,8 @@
 package transporttest
 
 import (
-	"runtime"
 	"fmt"
+	"runtime"
 	"sync"
 
 	"github.com/postbus/postbus/transport"
