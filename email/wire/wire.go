@@ -12,7 +12,11 @@
 // it reads.
 package wire
 
-import "errors"
+import (
+	"errors"
+
+	"github.com/postbus/postbus/transport"
+)
 
 // Limits of the format.
 const (
@@ -32,7 +36,7 @@ const (
 	// MaxID is the longest Message-ID, in bytes, without angle brackets.
 	MaxID = 900
 	// MaxContentType is the longest content type, in bytes.
-	MaxContentType = 512
+	MaxContentType = transport.MaxContentType
 	// MaxTextLine is the longest line of a payload that travels as it is, in bytes
 	// without the line ending. RFC 5322 section 2.1.1 allows 998; servers have been
 	// seen to break lines earlier.
