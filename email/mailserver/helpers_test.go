@@ -143,8 +143,6 @@ func expect[T any](t testing.TB, what string, values <-chan T, ok func(T) bool) 
 
 func is[T comparable](want T) func(T) bool { return func(got T) bool { return got == want } }
 
-func atLeast(want uint32) func(uint32) bool { return func(got uint32) bool { return got >= want } }
-
 var bodyPeek = &imap.FetchItemBodySection{Peek: true}
 
 // fetchBodies returns the whole mails from a UID on.
