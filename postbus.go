@@ -3,7 +3,7 @@
 // with SMTP and IMAP, or in process for tests.
 //
 //	node, err := postbus.Open(ctx, "email.yml")
-//	defer node.Close(ctx)
+//	defer node.Close(context.Background()) // or with a time limit
 //
 //	pub, err := pubsub.NewPublisher(node, "/chatter")
 //	err = pub.Publish(ctx, []byte("hello"))
