@@ -486,7 +486,7 @@ func TestLargeMailDropped(t *testing.T) {
 				return false
 			}
 			from, _, partial := c.parseFetch(args)
-			if partial == headBytes {
+			if partial == headBytes || len(s.inbox()) == 0 {
 				return false
 			}
 			c.sendMail(from, s.inbox()[from-1], partial)
