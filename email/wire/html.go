@@ -38,6 +38,7 @@ type htmlText struct {
 	lost  int      // open elements that are not on the stack, because it is full
 	count [4]int   // open elements of each effect
 	blank bool     // a blank is due before the next word
+	tight bool     // no empty line is due after the paragraph
 	gap   bool     // an empty line is due before the next one
 	mark  lineMark // of the next line
 }
@@ -79,20 +80,17 @@ func (h *htmlText) start(z *html.Tokenizer) {
 	case atom.Td, atom.Th:
 		h.blank = h.line.Len() > 0
 	}
-	does := tagEffect(tag)
-	block, paragraph := isBlock(tag), tag == atom.P
+	does, block := tagEffect(tag), isBlock(tag)
+	if block {
+		h.endLine()
+		h.tight = false
+	}
 	for more && (block || tag == atom.Span) {
 		var key, value []byte
 		key, value, more = z.TagAttr()
-		does |= h.attribute(tag, string(key), value)
-		if string(key) == "class" && bytes.HasPrefix(value, []byte("Mso")) {
-			paragraph = false // Outlook's lines are paragraphs without a gap
-		}
+		does = h.attribute(tag, does, string(key), value)
 	}
-	if block {
-		h.endLine()
-		h.gap = h.gap || paragraph
-	}
+	h.gap = h.gap || tag == atom.P && !h.tight
 	if does != 0 || tag != atom.P && isTracked(tag) {
 		h.push(element{tag, does})
 	}
@@ -107,10 +105,13 @@ func (h *htmlText) end(tag atom.Atom) {
 	block := isBlock(tag)
 	if block {
 		h.endLine()
-		h.gap = h.gap || tag == atom.P
+		h.gap = h.gap || tag == atom.P && !h.tight
+	}
+	if !isTracked(tag) {
+		return
 	}
 	if h.lost > 0 {
-		if tag != atom.P && isTracked(tag) {
+		if tag != atom.P {
 			h.lost--
 		}
 		return

@@ -24,21 +24,24 @@ var (
 	cutIDs = []string{"divRplyFwdMsg", "appendonsend"}
 )
 
-// attribute returns what an attribute makes of an element.
-func (h *htmlText) attribute(tag atom.Atom, key string, value []byte) (does effect) {
+// attribute returns the effect of an element after regard to one of its attributes.
+func (h *htmlText) attribute(tag atom.Atom, does effect, key string, value []byte) effect {
 	switch key {
 	case "class", "id":
-		for name := range bytes.FieldsSeq(value[:min(len(value), 256)]) {
+		for name := range bytes.FieldsSeq(value[:min(len(value), maxPattern)]) {
 			does |= h.class(string(name), key == "id")
 		}
 	case "name":
 		if tag == atom.Div && string(value) == "quote" { // GMX, WEB.DE, mail.com
-			return quotes
+			does |= quotes
 		}
 	case "style":
-		if tag == atom.Div && bytes.Contains(value, []byte("border-top:solid")) { // Outlook
-			h.endLine()
+		style := bytes.ReplaceAll(value[:min(len(value), maxPattern)], []byte(" "), nil)
+		switch {
+		case tag == atom.Div && bytes.Contains(style, []byte("border-top:solid")): // Outlook
 			h.mark |= markRule
+		case tag == atom.Blockquote && bytes.Contains(style, []byte("border:none")): // Gmail, Apple Mail: text moved in
+			does &^= quotes
 		}
 	}
 	return does
@@ -53,8 +56,9 @@ func (h *htmlText) class(name string, id bool) effect {
 	case slices.Contains(quoteClasses, name):
 		return quotes
 	case id && slices.Contains(cutIDs, name):
-		h.endLine()
 		h.mark |= markCut
+	case !id && name[:min(len(name), 3)] == "Mso": // Outlook's lines are paragraphs
+		h.tight = true
 	}
 	return 0
 }

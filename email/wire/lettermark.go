@@ -23,7 +23,7 @@ var (
 		"הועבר",
 	}
 	// warningPrefixes are those that mail servers put in front of mail from outside.
-	warningPrefixes = []string{"external", "ext", "extern", "externe", "externo", "esterno", "spam", "***spam***", "*****spam*****"}
+	warningPrefixes = []string{"external", "ext", "extern", "externe", "externo", "esterno", "spam"}
 
 	// automaticSubjects begin those of mail that programs send for absent persons.
 	automaticSubjects = []string{
@@ -38,10 +38,8 @@ var (
 	}
 )
 
-const (
-	// maxPrefix is the longest prefix or tag of a subject, in bytes.
-	maxPrefix = 60
-)
+// maxPrefix is the longest prefix or tag of a subject, in bytes.
+const maxPrefix = 60
 
 // cutPrefixes cuts prefixes and bracketed tags off a subject, however many there are and in
 // whatever order. reply and forward say what the first prefix of an answer or of a forward
@@ -69,16 +67,21 @@ func cutPrefixes(subject string) (rest string, reply, forward bool) {
 	return rest, reply, forward
 }
 
-// cutTag cuts off a mailing list's or a server's tag: "[name] ".
+// cutTag cuts off a mailing list's or a server's tag: "[name] ", "***SPAM*** ".
 func cutTag(s string) (rest string, ok bool) {
-	if s[0] != '[' {
+	open, end := "[", "]"
+	if strings.HasPrefix(s, "***") {
+		open, end = "***", "***"
+	}
+	inner, ok := strings.CutPrefix(s, open)
+	if !ok {
 		return s, false
 	}
-	end := strings.IndexByte(s[:min(len(s), maxPrefix)], ']')
-	if end < 0 {
+	i := strings.Index(inner[:min(len(inner), maxPrefix)], end)
+	if i < 0 {
 		return s, false
 	}
-	rest = strings.TrimSpace(s[end+1:])
+	rest = strings.TrimLeft(inner[i+len(end):], "*: ")
 	return rest, rest != ""
 }
 

@@ -214,7 +214,7 @@ func headerBlock(lines []textLine) (n int, sure bool) {
 		date = date || strings.ContainsAny(l.text[:min(len(l.text), maxPattern)], "0123456789")
 	}
 	switch {
-	case count >= 3 && seen&labelFrom != 0 && seen&(labelDate|labelSubject) != 0:
+	case seen&labelFrom != 0 && seen&labelSubject != 0 && seen&(labelDate|labelTo) != 0:
 		return n, true
 	case count >= 3 && address && date:
 		return n, false

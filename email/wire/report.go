@@ -102,7 +102,9 @@ func DecodeReport(raw []byte) (*Report, error) {
 	if r.Action == 0 {
 		r.Action = guessAction(r, fields)
 	}
-	r.Original = pickOriginal(root, status)
+	if r.Original = pickOriginal(root, status); r.Original.IsZero() && r.Recipient == "" {
+		return nil, foreign("it names neither a mail nor a recipient")
+	}
 	return r, nil
 }
 
@@ -212,14 +214,18 @@ func (r *Report) readDiagnostic(fields fieldList) {
 // setText takes over what a server said, and the codes in it.
 func (r *Report) setText(text string) {
 	code, status, rest := cutReply(text)
+	r.setCodes(code, status)
+	if r.Text == "" {
+		r.Text = cutText(rest, MaxReportText)
+	}
+}
+
+func (r *Report) setCodes(code int, status string) {
 	if r.Code == 0 {
 		r.Code = code
 	}
 	if r.Status == "" {
 		r.Status = status
-	}
-	if r.Text == "" {
-		r.Text = cutText(rest, MaxReportText)
 	}
 }
 

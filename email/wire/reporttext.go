@@ -113,7 +113,10 @@ func (r *Report) readText(fields fieldList, lines []textLine) {
 	}
 	said = strings.TrimLeft(said, ": \t\n")
 	if code, _, _ := cutReply(said); code == 0 {
-		if i := findReply(said); i >= 0 { // after words of the server that had the mail
+		if i := findReply(said); i > 0 && said[i-1] == '(' {
+			code, status, _ := cutReply(said[i:])
+			r.setCodes(code, status)
+		} else if i >= 0 { // after words of the server that had the mail
 			said = said[i:]
 		} else if all := joinedText(lines); r.Code == 0 && r.Status == "" {
 			if i := findReply(all); i >= 0 {
