@@ -47,7 +47,7 @@ func (c *Client) GID() transport.GID { return c.gid }
 // Call sends a request and waits for the answer. Errors: a [*transport.RemoteError]
 // if the server answered with an error; one that wraps transport.ErrTimeout if no answer
 // came by the deadline; those of [transport.Node.Send] if the request could not be
-// sent; one that wraps transport.ErrClosed if the client or its node is closed meanwhile.
+// sent, also when a mail server reports so later (transport.ErrUndeliverable); one that wraps transport.ErrClosed if the client or its node is closed meanwhile.
 //
 // If it is unknown whether the request was sent the answer is waited for all the same;
 // the error of a call that then has none wraps that of Send as well.
@@ -162,6 +162,8 @@ func (c *Client) await(ctx context.Context, call *call) (*transport.Message, err
 		err = ErrUnknownCall // another goroutine was faster
 	case err == nil && answer.Kind == transport.ErrorResponse:
 		err = answer.Error
+	case err == nil && answer.Kind == transport.Undeliverable:
+		err = answer.Bounce()
 	}
 	if err != nil {
 		return nil, fmt.Errorf("call %s: %w", c.name, err)

@@ -153,7 +153,7 @@ func (n *patternNode) match(name string, sep byte, more bool, visit func(registr
 
 // visit calls f with each group of registrations that match m. d.mu is held.
 func (d *Dispatcher) visit(m *Message, f func(registrations)) {
-	if m.Kind == Response || m.Kind == ErrorResponse {
+	if m.Kind == Response || m.Kind == ErrorResponse || m.Kind == Undeliverable {
 		if client, _, ok := m.Caller(); ok {
 			f(d.clients[client])
 		}
@@ -168,7 +168,7 @@ func (d *Dispatcher) visit(m *Message, f func(registrations)) {
 }
 
 // Dispatch calls the deliver function of every interest that matches the message,
-// and returns how many there were. Calls of deliver for one interest come one at a
+// and returns how many there were: each of them settles the delivery once. Calls of deliver for one interest come one at a
 // time if calls of Dispatch do.
 func (d *Dispatcher) Dispatch(delivery Delivery) int {
 	// Nearly always one group matches: only a second one costs memory.

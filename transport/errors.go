@@ -115,6 +115,17 @@ func (e *SendError) Error() string {
 // Unwrap returns the cause.
 func (e *SendError) Unwrap() error { return e.Err }
 
+// Bounce returns the error that an Undeliverable stands for: a [*SendError] that wraps
+// ErrUndeliverable.
+func (m *Message) Bounce() error {
+	e := &SendError{Name: m.Name, Outcome: Permanent, Err: ErrUndeliverable}
+	if m.Error != nil {
+		e.Code = m.Error.Code
+		e.Err = fmt.Errorf("%w: %s", ErrUndeliverable, m.Error.Text)
+	}
+	return e
+}
+
 // MaxErrorText is the length of the longest text of a RemoteError that is sent, in bytes.
 const MaxErrorText = 4096
 

@@ -17,9 +17,13 @@ const (
 	Response
 	// ErrorResponse answers a request with a [RemoteError].
 	ErrorResponse
+	// Undeliverable reports that a message could not be delivered (a bounce). It is
+	// only received: the entity whose message it was gets it, as it gets answers.
+	Undeliverable
 )
 
-// String returns "topic message", "request", "response" or "error response".
+// String returns "topic message", "request", "response", "error response" or
+// "undeliverable".
 func (k Kind) String() string {
 	switch k {
 	case TopicMessage:
@@ -30,6 +34,8 @@ func (k Kind) String() string {
 		return "response"
 	case ErrorResponse:
 		return "error response"
+	case Undeliverable:
+		return "undeliverable"
 	}
 	return fmt.Sprintf("kind(%d)", uint8(k))
 }
@@ -57,7 +63,8 @@ type Message struct {
 
 	// ID is the Message-ID. A zero ID is filled in by Node.Send.
 	ID ID
-	// InReplyTo is, in answers, the ID of the request.
+	// InReplyTo is, in answers, the ID of the request, and in an Undeliverable that
+	// of the message that could not be delivered.
 	InReplyTo ID
 	// From is the address of the sender in the carrier's terms. It is set by the
 	// receiving carrier.
@@ -73,8 +80,14 @@ type Message struct {
 	// a topic message's lifespan, or the time until which a caller waits. It is
 	// an absolute time on the sender's clock; zero means none.
 	Deadline time.Time
-	// Error is the error that an ErrorResponse carries, and nil otherwise.
+	// Error is the error that an ErrorResponse carries, or why a message is
+	// Undeliverable: the reply code and words of the mail server that says so. It is
+	// nil in all other kinds.
 	Error *RemoteError
+	// Person says that a person wrote the message, in a mail client: Body is the
+	// person's own words as UTF-8 text, without quotation and signature. It is set
+	// by the receiving carrier.
+	Person bool
 }
 
 // Expired reports whether the message has a deadline and now is not before it.
@@ -83,7 +96,7 @@ func (m *Message) Expired(now time.Time) bool {
 }
 
 // Caller returns the client that an answer is for, and the client's number of the
-// request: as the answer itself says or, if it does not (a person wrote it), as the
+// request (for an Undeliverable, the sender of the message and its number): as the answer itself says or, if it does not (a person wrote it), as the
 // ID that it replies to says. A server of rmw_email says it in the terms of
 // [GID.Short] and with a number that is less by one; then the ID counts too. It
 // returns false if neither says it, or if they contradict each other.
