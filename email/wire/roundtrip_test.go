@@ -78,6 +78,23 @@ func payloads() map[string]bool {
 	}
 }
 
+func TestPlainBytes(t *testing.T) {
+	for c := range 256 {
+		want := c == '\t' || c >= ' ' && c < 0x7f
+		for _, around := range []string{"a", "\t", "~", " "} {
+			for size := 1; size <= 20; size++ {
+				for at := range size {
+					line := []byte(strings.Repeat(around, size))
+					line[at] = byte(c)
+					if got := plainBytes(line); got != want {
+						t.Fatalf("%q: %v, want %v", line, got, want)
+					}
+				}
+			}
+		}
+	}
+}
+
 func everyByte() string {
 	var b strings.Builder
 	for i := range 256 {
