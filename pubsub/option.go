@@ -39,3 +39,15 @@ func Lifespan(d time.Duration) LifespanOption { return LifespanOption(d) }
 
 func (d LifespanOption) publisher(p *Publisher)          { p.lifespan = time.Duration(d) }
 func (d LifespanOption) subscription(qos *transport.QoS) { qos.Lifespan = time.Duration(d) }
+
+// UndeliverableOption is an option of publishers. See OnUndeliverable.
+type UndeliverableOption func(sequence uint64, err error)
+
+// OnUndeliverable has report called for each message that the next hop has taken but that
+// could not be delivered to some recipient after all (a bounce), with its number and an
+// error: a [*transport.SendError] that wraps transport.ErrUndeliverable, with the code
+// and words of the mail server. Calls come one at a time, from a goroutine of the
+// publisher's own, and can come long after Publish. Only carriers with bounces call it.
+func OnUndeliverable(report func(sequence uint64, err error)) UndeliverableOption { return report }
+
+func (report UndeliverableOption) publisher(p *Publisher) { p.bounced = report }

@@ -6,21 +6,25 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/postbus/postbus/internal/queue"
 	"github.com/postbus/postbus/transport"
 )
 
 // Publisher publishes messages to a topic. Its methods may be called concurrently.
-// Make one with NewPublisher; it holds nothing that needs to be released.
+// Make one with NewPublisher and, if it has OnUndeliverable, Close it when done, unless
+// its node is closed anyway; any other publisher holds nothing that needs to be released.
 type Publisher struct {
 	node     *transport.Node
 	name     string
 	gid      transport.GID
 	lifespan time.Duration
 	sequence atomic.Uint64
+	bounced  func(sequence uint64, err error) // nil without OnUndeliverable
+	bounces  *queue.Inbox
 }
 
 // NewPublisher returns a publisher for the topic called name. Errors: those of
-// transport.ValidateName.
+// transport.ValidateName, and with OnUndeliverable those of transport.Node.Receive.
 func NewPublisher(node *transport.Node, name string, options ...PublisherOption) (*Publisher, error) {
 	if err := transport.ValidateName(name); err != nil {
 		return nil, fmt.Errorf("publisher: %w", err)
@@ -29,7 +33,24 @@ func NewPublisher(node *transport.Node, name string, options ...PublisherOption)
 	for _, o := range options {
 		o.publisher(p)
 	}
-	return p, nil
+	if p.bounced == nil {
+		return p, nil
+	}
+	var err error
+	interest := transport.Interest{Kind: transport.Response, Name: name, Client: p.gid}
+	if p.bounces, err = queue.Attach(node, interest, transport.QoS{KeepAll: true}, nil); err != nil {
+		return nil, fmt.Errorf("publisher: %w", err)
+	}
+	return p, p.bounces.Handle(1, p.report)
+}
+
+// report tells the program of a message that came back.
+func (p *Publisher) report(_ context.Context, d transport.Delivery) {
+	if d.Message.Kind == transport.Undeliverable {
+		_, sequence, _ := d.Message.Caller()
+		p.bounced(sequence, fmt.Errorf("publish %s: message %d: %w", p.name, sequence, d.Message.Bounce()))
+	}
+	d.Ack() // what else answers a topic message is nobody's business
 }
 
 // Name returns the name of the topic.
@@ -38,6 +59,15 @@ func (p *Publisher) Name() string { return p.name }
 // GID returns the identity of the publisher, which receivers find in
 // Info.PublisherGID.
 func (p *Publisher) GID() transport.GID { return p.gid }
+
+// Close ends the reports of OnUndeliverable. It always returns nil; a second Close does
+// nothing, and messages can still be published.
+func (p *Publisher) Close() error {
+	if p.bounces != nil {
+		p.bounces.Close()
+	}
+	return nil
+}
 
 // Publish sends a message to all subscriptions of the topic. It returns nil when the
 // next hop has durably taken the message, however many subscriptions there are. body

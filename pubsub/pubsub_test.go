@@ -458,6 +458,62 @@ func TestLifespanWithoutSourceTime(t *testing.T) {
 	}
 }
 
+// bouncing is a carrier by which every second message of a publisher comes back.
+type bouncing struct {
+	transport.Carrier
+	deliver map[transport.GID]func(transport.Delivery)
+}
+
+func (c bouncing) Receive(i transport.Interest, deliver func(transport.Delivery)) (func(), error) {
+	c.deliver[i.Client] = deliver
+	return func() { delete(c.deliver, i.Client) }, nil
+}
+
+func (c bouncing) Send(ctx context.Context, msgs ...*transport.Message) error {
+	for _, m := range msgs {
+		if deliver := c.deliver[m.Info.PublisherGID]; deliver != nil && m.Info.Sequence%2 == 0 {
+			deliver(transport.Delivery{Message: &transport.Message{Kind: transport.Undeliverable, InReplyTo: m.ID,
+				Error: &transport.RemoteError{Code: 550, Text: "no such user"}}})
+		}
+		// A person's remark about it is no bounce.
+		if deliver := c.deliver[m.Info.PublisherGID]; deliver != nil {
+			deliver(transport.Delivery{Message: &transport.Message{Kind: transport.Response, InReplyTo: m.ID, Person: true}})
+		}
+	}
+	return nil
+}
+
+func TestOnUndeliverable(t *testing.T) {
+	node, err := transport.NewNode(bouncing{intraprocess.New(), make(map[transport.GID]func(transport.Delivery))}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	reported := make(chan uint64, 10)
+	pub := newPublisher(t, node, "/a", pubsub.OnUndeliverable(func(sequence uint64, err error) {
+		var failed *transport.SendError
+		if !errors.Is(err, transport.ErrUndeliverable) || !errors.As(err, &failed) || failed.Code != 550 || !strings.Contains(err.Error(), "no such user") {
+			t.Errorf("message %d: %v", sequence, err)
+		}
+		reported <- sequence
+	}))
+	quiet := newPublisher(t, node, "/a")
+	publish(t, quiet, 2)
+	publish(t, pub, 4)
+	if a, b := <-reported, <-reported; a != 2 || b != 4 {
+		t.Errorf("messages %d and %d were reported, want 2 and 4", a, b)
+	}
+	pub.Close()
+	pub.Close()
+	quiet.Close()
+	publish(t, pub, 4)
+	if err := node.Close(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if len(reported) > 0 {
+		t.Errorf("message %d was reported after Close", <-reported)
+	}
+}
+
 func TestConcurrentPublish(t *testing.T) {
 	node := newNode(t, intraprocess.NewBus())
 	sub := newSubscription(t, node, "/a", pubsub.KeepAll())

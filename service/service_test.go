@@ -345,6 +345,38 @@ func TestPersonsAnswerIsFoundByInReplyTo(t *testing.T) {
 	}
 }
 
+// bouncing is a carrier by which every request comes back as undeliverable.
+type bouncing struct {
+	transport.Carrier
+	deliver map[transport.GID]func(transport.Delivery)
+}
+
+func (c bouncing) Receive(i transport.Interest, deliver func(transport.Delivery)) (func(), error) {
+	c.deliver[i.Client] = deliver
+	return func() { delete(c.deliver, i.Client) }, nil
+}
+
+func (c bouncing) Send(_ context.Context, msgs ...*transport.Message) error {
+	for _, m := range msgs {
+		c.deliver[m.Info.ClientGID](transport.Delivery{Message: &transport.Message{Kind: transport.Undeliverable,
+			InReplyTo: m.ID, Error: &transport.RemoteError{Code: 550, Text: "no such user"}}})
+	}
+	return nil
+}
+
+func TestBounceFailsTheCall(t *testing.T) {
+	node, err := transport.NewNode(bouncing{intraprocess.New(), make(map[transport.GID]func(transport.Delivery))}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer node.Close(context.Background())
+	_, err = newClient(t, node, "/s").Call(t.Context(), nil)
+	var failed *transport.SendError
+	if !errors.Is(err, transport.ErrUndeliverable) || !errors.As(err, &failed) || failed.Code != 550 || !strings.Contains(err.Error(), "no such user") {
+		t.Errorf("got %v", err)
+	}
+}
+
 func TestHandlerSeesTheDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		node := newNode(t, intraprocess.NewBus())
