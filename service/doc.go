@@ -31,7 +31,7 @@ const DefaultTimeout = time.Minute
 
 // MaxOutstanding is how many calls of one client can be under way, or answered and
 // not yet collected, at once.
-const MaxOutstanding = 1 << 16
+const MaxOutstanding = 1 << 14
 
 // The codes of the errors that this package itself answers with. Their numbers are
 // those of HTTP that come nearest. Handlers choose their own with a
