@@ -254,8 +254,8 @@ func (s *Server) send(ctx context.Context, r *Request, body []byte, contentType 
 	defer cancel()
 	if err == nil {
 		err = r.Respond(ctx, body, transport.WithContentType(contentType))
-		if errors.Is(err, transport.ErrTooLarge) {
-			err = r.RespondError(ctx, err)
+		if errors.Is(err, transport.ErrTooLarge) || errors.Is(err, transport.ErrNotSupported) || errors.Is(err, transport.ErrInvalidHeader) {
+			err = r.RespondError(ctx, err) // it is this result that can't be sent
 		}
 	} else {
 		err = r.RespondError(ctx, err)

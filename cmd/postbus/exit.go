@@ -47,7 +47,7 @@ func exitCode(err error) int {
 	switch {
 	case err == nil:
 		return exitDone
-	case errors.As(err, &usage), errors.Is(err, transport.ErrInvalidName), errors.Is(err, transport.ErrInvalidHeader):
+	case errors.As(err, &usage), errors.Is(err, transport.ErrInvalidName), errors.Is(err, transport.ErrInvalidHeader), errors.Is(err, transport.ErrInvalidFilename):
 		return exitUsage
 	case errors.As(err, &remote):
 		return exitErrorAnswer
