@@ -122,13 +122,11 @@ func encodedWord(text []byte) (charset string, decoded []byte, size int) {
 	return string(name), decoded, 2 + i + 3 + j + 2
 }
 
-// oneLine makes blanks of control characters, and of several blanks one.
+// oneLine makes one blank of any blanks and control characters in a row, and none of
+// those at either end.
 func oneLine(s string) string {
-	if strings.IndexFunc(s, isDirty) < 0 && !strings.Contains(s, "  ") {
-		return strings.TrimSpace(s)
-	}
-	fields := strings.FieldsFunc(s, func(r rune) bool { return isDirty(r) || r == ' ' })
-	return strings.Join(fields, " ")
+	apart := func(r rune) bool { return isDirty(r) || unicode.IsSpace(r) }
+	return strings.Join(strings.FieldsFunc(s, apart), " ")
 }
 
 func isDirty(r rune) bool { return unicode.IsControl(r) || r == '\uFEFF' }

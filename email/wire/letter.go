@@ -157,11 +157,11 @@ func (p *part) text() (lines []textLine, html bool) {
 		return htmlLines(p.decodedText()), true
 	case p.is("text/") && p.kind != "text/calendar" && p.kind != "text/rfc822-headers":
 		contentType := p.fields.get("Content-Type")
-		if text := cleanText(p.decodedText()); bytes.EqualFold(param(contentType, "format"), []byte("flowed")) {
+		text := cleanText(p.decodedText())
+		if bytes.EqualFold(param(contentType, "format"), []byte("flowed")) {
 			return flowedLines(text, bytes.EqualFold(param(contentType, "delsp"), []byte("yes"))), false
-		} else {
-			return quotedLines(text), false
 		}
+		return quotedLines(text), false
 	}
 	return nil, false
 }
@@ -169,17 +169,20 @@ func (p *part) text() (lines []textLine, html bool) {
 // alternative chooses from texts that should say the same: plain text, unless it only says
 // that there is HTML.
 func (p *part) alternative() (lines []textLine, html bool) {
+	var placeholder []textLine
 	for _, child := range p.parts {
-		text, isHTML := child.text()
-		if !hasText(text) || !isHTML && isPlaceholder(text) && len(p.parts) > 1 {
-			continue
-		}
-		if !isHTML {
+		switch text, isHTML := child.text(); {
+		case !hasText(text):
+		case !isHTML && len(p.parts) > 1 && isPlaceholder(text):
+			placeholder = text
+		case !isHTML:
 			return text, false
-		}
-		if lines == nil {
+		case lines == nil:
 			lines = text
 		}
+	}
+	if lines == nil {
+		return placeholder, false
 	}
 	return lines, true
 }

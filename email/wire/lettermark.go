@@ -1,7 +1,6 @@
 package wire
 
 import (
-	"bytes"
 	"slices"
 	"strings"
 	"unicode"
@@ -108,8 +107,7 @@ func isAutomatic(fields fieldList) bool {
 			return true
 		}
 	}
-	kind, _, _ := bytes.Cut(fields.get("Content-Type"), []byte(";"))
-	if bytes.EqualFold(trim(kind), []byte("multipart/report")) || isDaemon(fields) {
+	if fields.mediaType() == "multipart/report" || isDaemon(fields) {
 		return true
 	}
 	subject := strings.ToLower(headerText(fields.get("Subject")))

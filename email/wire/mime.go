@@ -92,7 +92,7 @@ func isNamed(name []byte, as string) bool {
 // part is a mail or a part of one (RFC 2045, RFC 2046).
 type part struct {
 	fields fieldList
-	kind   string // media type without parameters, in lower case; text/plain by default
+	kind   string // media type without parameters, in lower case
 	body   []byte // not decoded
 	parts  []*part
 }
@@ -105,11 +105,7 @@ func readMail(fields fieldList, body []byte) *part {
 }
 
 func newPart(fields fieldList, body []byte, depth int, budget *int) *part {
-	p := &part{fields: fields, body: body, kind: "text/plain"}
-	if t := fields.get("Content-Type"); len(t) > 0 {
-		t, _, _ = bytes.Cut(t, []byte(";"))
-		p.kind = string(bytes.ToLower(trim(t)))
-	}
+	p := &part{fields: fields, body: body, kind: fields.mediaType()}
 	if !p.is("multipart/") || depth == maxDepth {
 		return p
 	}
@@ -129,6 +125,16 @@ func newPart(fields fieldList, body []byte, depth int, budget *int) *part {
 		p.kind = "text/plain"
 	}
 	return p
+}
+
+// mediaType returns what Content-Type says without its parameters, in lower case.
+func (l fieldList) mediaType() string {
+	t := l.get("Content-Type")
+	if len(t) == 0 {
+		return "text/plain" // RFC 2045 section 5.2
+	}
+	t, _, _ = bytes.Cut(t, []byte(";"))
+	return string(bytes.ToLower(trim(t)))
 }
 
 // is reports whether the media type begins with prefix.

@@ -203,7 +203,7 @@ func (w *words) introduction(i int) int {
 	}
 	if w.reply && i >= w.lastQuote {
 		for n := 1; n <= maxAttribution && i+n <= len(w.lines) && !w.lines[i+n-1].isBlank(); n++ {
-			if rateAttribution(joined(w.lines[i:i+n])) == certain {
+			if rateLines(w.lines[i:i+n]) == certain {
 				return len(w.lines)
 			}
 		}
@@ -250,13 +250,12 @@ func (w *words) attribution() int {
 	}
 	found := 0
 	for k := 1; k <= maxAttribution && k <= n && !w.block[n-k].isBlank(); k++ {
-		switch rateAttribution(joined(w.block[n-k : n])) {
-		case certain:
-			return len(w.block) - n + k
-		case likely:
-			if found == 0 {
-				found = len(w.block) - n + k
-			}
+		rating := rateLines(w.block[n-k : n])
+		if rating == certain || found == 0 && rating != unlikely {
+			found = len(w.block) - n + k
+		}
+		if rating >= dated { // the lines above are not needed to make it complete
+			break
 		}
 	}
 	return found
@@ -283,21 +282,24 @@ func (w *words) endBlock(beforeQuote bool) {
 	w.block = w.block[:0]
 }
 
-// joined returns lines that end in a colon as one, for patterns, and "" for others or
-// if they are longer than any pattern.
-func joined(lines []textLine) string {
+// rateLines rates lines as an attribution that a mail program has broken.
+func rateLines(lines []textLine) rating {
 	if !endsInColon(lines[len(lines)-1].text) {
-		return ""
+		return unlikely
 	}
 	var b strings.Builder
 	for _, l := range lines {
-		if len(l.text) > maxPattern || b.Len() > maxPattern {
-			return ""
+		if b.Len()+len(l.text) > maxPattern {
+			return unlikely
 		}
 		if b.Len() > 0 {
 			b.WriteByte(' ')
 		}
 		b.WriteString(l.text)
 	}
-	return b.String()
+	rated := rateAttribution(b.String())
+	if len(lines) > 1 && rated == certain && digits(lines[0].text) < 4 {
+		return unlikely // the date comes first in those that begin like this
+	}
+	return rated
 }

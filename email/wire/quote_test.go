@@ -39,6 +39,7 @@ func TestOwnWordsOfReplies(t *testing.T) {
 		"own words with a colon":    {"In short:\n> a?\nyes", "In short:\n\nyes"},
 		"own words with a time":     {"At 12:44 it failed:\n\n\n\n> a?", "At 12:44 it failed:"},
 		"own words like a start":    {"On the server I use 2 disks\nRobot wrote:\n> a?", "On the server I use 2 disks"},
+		"own words with a start":    {"Am Montag geht es.\nRobot schrieb am 21.11.2026 12:44:\n> a?", "Am Montag geht es."},
 		"far from the quotation":    {"He wrote:\n\n\n\n> a?", "He wrote:"},
 		"original message":          {"yes\n\n-----Original Message-----\nFrom: Robot\nquestion", "yes"},
 		"original message, quoted":  {"-----Original Message-----\n> From: Robot\n> question\n\nyes", "yes"},

@@ -136,12 +136,13 @@ type rating uint8
 const (
 	unlikely rating = iota
 	likely          // it does if a quotation follows
+	dated           // the same, and it has its date
 	certain         // it does anyway
 )
 
 // rateAttribution rates a line as one that says who wrote what follows, and when.
 func rateAttribution(line string) rating {
-	if line == "" || len(line) > maxPattern {
+	if len(line) > maxPattern {
 		return unlikely
 	}
 	s := plainWords(line)
@@ -149,22 +150,27 @@ func rateAttribution(line string) rating {
 	if !strings.HasSuffix(s, ":") || closed >= 0 && open < 0 || closed < open { // the rest of an attribution
 		return unlikely
 	}
-	digits := 0
-	for _, c := range []byte(s) {
-		if '0' <= c && c <= '9' {
-			digits++
-		}
-	}
 	starts := slices.ContainsFunc(attributionStarts, func(start string) bool { return strings.HasPrefix(s, start) })
 	verb := slices.ContainsFunc(attributionVerbs, func(verb string) bool { return strings.Contains(" "+s, verb) })
-	address := strings.ContainsRune(s, '@')
+	n, address := digits(s), strings.ContainsRune(s, '@')
 	switch {
-	case starts && verb && (digits >= 8 || digits >= 4 && address):
+	case starts && verb && (n >= 8 || n >= 4 && address):
 		return certain
-	case verb && (digits >= 2 || address || len(s) <= 80), address && digits >= 4:
+	case n >= 6 && (verb || address):
+		return dated
+	case verb && (n >= 2 || address || len(s) <= 80), address && n >= 4:
 		return likely
 	}
 	return unlikely
+}
+
+func digits(s string) (n int) {
+	for _, c := range []byte(s) {
+		if '0' <= c && c <= '9' {
+			n++
+		}
+	}
+	return n
 }
 
 // isSeparator reports whether a line introduces the text of another mail.

@@ -83,18 +83,20 @@ func DecodeReport(raw []byte) (*Report, error) {
 	if !whole {
 		return nil, foreign("its header section has more than %d bytes or %d fields", MaxHeaderBytes, MaxFields)
 	}
+	isReport := fields.mediaType() == "multipart/report"
+	if !isReport && !isBounce(fields) {
+		return nil, foreign("it is no delivery status notification")
+	}
+	if kind := param(fields.get("Content-Type"), "report-type"); isReport && len(kind) > 0 && !bytes.EqualFold(kind, []byte("delivery-status")) {
+		return nil, foreign("it is a report of type %.40q", kind)
+	}
 	root := readMail(fields, body)
 	status := root.find("message/delivery-status", "message/global-delivery-status")
-	var r *Report
-	switch kind := param(fields.get("Content-Type"), "report-type"); {
-	case status != nil:
+	r := new(Report)
+	if status != nil {
 		r = readStatus(status.decoded())
-	case root.is("multipart/report") && len(kind) > 0 && !bytes.EqualFold(kind, []byte("delivery-status")):
-		return nil, foreign("it is a report of type %.40q", kind)
-	case root.is("multipart/report") && root.find("message/disposition-notification", "message/feedback-report") == nil, isBounce(fields):
-		r = new(Report) // all is in the text
-	default:
-		return nil, foreign("it is no delivery status notification")
+	} else if root.find("message/disposition-notification", "message/feedback-report") != nil {
+		return nil, foreign("it is a report of another type")
 	}
 	if r.Text == "" || r.Recipient == "" || r.Status == "" && r.Code == 0 {
 		r.readText(fields, root.reportText())
