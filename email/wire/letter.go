@@ -91,7 +91,7 @@ func DecodeLetter(raw []byte) (*Letter, error) {
 		l.Date = date.UTC()
 	}
 	text, _ := readMail(fields, body).text()
-	reply := l.Reply || len(bytes.TrimSpace(fields.get("In-Reply-To"))) > 0 || fields.has("References")
+	reply := l.Reply || len(fields.get("In-Reply-To")) > 0 || len(fields.get("References")) > 0
 	l.Text = cutText(ownWords(text, reply), MaxLetterText)
 	return l, nil
 }

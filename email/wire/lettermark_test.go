@@ -1,6 +1,8 @@
 package wire
 
 import (
+	"os"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -99,4 +101,25 @@ func TestAutomatic(t *testing.T) {
 			t.Errorf("%q: got %v, want %v", header, l.Automatic, want)
 		}
 	}
+}
+
+func TestDocumentListsThePrefixes(t *testing.T) {
+	document, err := os.ReadFile("../../docs/mail-of-people.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for row, prefixes := range map[string][]string{"answer": replyPrefixes, "forward": forwardPrefixes} {
+		_, list, _ := strings.Cut(string(document), "\n| "+row+" | ")
+		list, _, _ = strings.Cut(list, " |\n")
+		if want := strings.Join(prefixes, ", "); !sameSet(strings.ToLower(list), want) {
+			t.Errorf("the document says\n%s\nand the code\n%s", list, want)
+		}
+	}
+}
+
+func sameSet(a, b string) bool {
+	x, y := strings.Split(a, ", "), strings.Split(b, ", ")
+	slices.Sort(x)
+	slices.Sort(y)
+	return slices.Equal(x, y)
 }
