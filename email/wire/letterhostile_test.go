@@ -161,7 +161,7 @@ const hostileFrom = "From: MAILER-DAEMON@example.org\r\nIn-Reply-To: <a@b>\r\n"
 
 // TestHostileMemory counts what is allocated: in proportion to the mail, and not beyond.
 func TestHostileMemory(t *testing.T) {
-	const size = 512 << 10
+	const size = 256 << 10
 	cases := make(map[string][]byte)
 	for name, make := range hostile {
 		cases[name] = []byte(hostileFrom + make(size))
@@ -199,9 +199,9 @@ func TestHostileTime(t *testing.T) {
 	}
 	for name, make := range hostile {
 		t.Run(name, func(t *testing.T) {
-			short, long := best([]byte(hostileFrom+make(32<<10))), best([]byte(hostileFrom+make(256<<10)))
+			short, long := best([]byte(hostileFrom+make(8<<10))), best([]byte(hostileFrom+make(64<<10)))
 			if long > 30*short+10*time.Millisecond {
-				t.Errorf("32 KiB take %v, 256 KiB take %v", short, long)
+				t.Errorf("8 KiB take %v, 64 KiB take %v", short, long)
 			}
 		})
 	}
