@@ -17,9 +17,9 @@ type Options struct {
 	// Logger hears what happens in the background. Nil means slog.Default().
 	Logger *slog.Logger
 	// OnMail, if set, is called with each mail that turns out to be a message, before
-	// the message is delivered: to show or record what travels. raw is only lent, m
-	// is not to be changed, and the call must not block. It can't be concurrent with
-	// itself.
+	// the message is delivered: to show or record what travels. raw is only lent, and
+	// only the beginning of a large mail of a person or a mail server. m is not to be
+	// changed, and the call must not block. It can't be concurrent with itself.
 	OnMail func(raw []byte, m *transport.Message)
 }
 
@@ -82,27 +82,35 @@ func newCarrier(config Config, options Options) (*Carrier, error) {
 	if err != nil {
 		return nil, fmt.Errorf("email.tls.ca-file: %w", err)
 	}
-	if config.PollingPeriod < 0 || config.MaxBody < 0 {
-		return nil, errors.New("a PollingPeriod or MaxBody below zero")
+	if err := config.check(); err != nil {
+		return nil, err
+	}
+	people, err := newPeople(config.People)
+	if err != nil {
+		return nil, fmt.Errorf("email.people: %w", err)
 	}
 	if config.MaxBody == 0 {
 		config.MaxBody = transport.DefaultMaxBody
 	}
 	login := func(s server) account {
-		return account{s, config.Username, config.Password, &tls.Config{ServerName: s.host, RootCAs: pool, MinVersion: tls.VersionTLS12}}
+		return account{server: s, username: config.Username, password: config.Password,
+			tls: &tls.Config{ServerName: s.host, RootCAs: pool, MinVersion: tls.VersionTLS12}}
 	}
 	c := &Carrier{
 		address: address,
-		sender:  sender{account: login(smtpServer), from: address},
+		sender:  sender{account: login(smtpServer), from: address, compat: compat{config.RMWEmail, config.RMWEmailRoutes, config.Routes}},
 		receiver: receiver{
 			address: address,
 			logger:  options.Logger,
 			onMail:  options.OnMail,
+			people:  people,
+			skips:   skips{flag: config.SkippedFlag, folder: config.SkippedFolder},
 			period:  config.PollingPeriod,
 			maxMail: headBytes + int64(float64(config.MaxBody)*mailPerBody),
 		},
 	}
 	mailbox := login(imapServer)
+	mailbox.writable = config.SkippedFlag != "" || config.SkippedFolder != ""
 	c.receiver.connect = mailbox.openInbox
 	for _, list := range []struct{ from, to *[]string }{{&config.To, &c.sender.to}, {&config.Cc, &c.sender.cc}, {&config.Bcc, &c.sender.bcc}} {
 		for _, recipient := range *list.from {

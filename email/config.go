@@ -45,6 +45,19 @@ type Config struct {
 	// one are not received. Zero means transport.DefaultMaxBody.
 	MaxBody int
 
+	// People are the senders who may publish to topics and call services by writing
+	// ordinary mail: addresses, and whole domains as in "@example.org". Anybody can
+	// write any sender into a mail; see the package comment.
+	People []string
+	// SkippedFlag is an IMAP keyword that skipped mails get, SkippedFolder a folder that
+	// they are moved to; at most one may be set. If neither is, the inbox is only read.
+	// They are for an account that this node has for itself; see the package comment.
+	SkippedFlag, SkippedFolder string
+	// RMWEmail says that all messages are written for programs of rmw_email.
+	// RMWEmailRoutes are the patterns of those Routes to whose recipients they are.
+	RMWEmail       bool
+	RMWEmailRoutes []string
+
 	// Routes and Intraprocess are not the carrier's: whoever makes the node
 	// passes the one on in transport.Options, and takes the in-process carrier
 	// instead of this one if the other is set.
@@ -128,22 +141,82 @@ func (c *Config) settings(folder string) value {
 			setting{key: "tls", value: section(
 				setting{key: "ca-file", value: text(fromFile(c.setCA))},
 			)},
+			setting{key: "people", value: texts(addPerson(&c.People))},
+			setting{key: "skipped", value: c.skipped()},
+			setting{key: "compat", value: text(rmwEmail(&c.RMWEmail))},
 		)},
-		setting{key: "routes", value: list(func() value {
-			c.Routes = append(c.Routes, transport.Route{})
-			route := &c.Routes[len(c.Routes)-1]
-			return section(
-				setting{key: "pattern", required: true, value: text(func(s string) error {
-					route.Pattern = s
-					return transport.ValidatePattern(s)
-				})},
-				setting{key: "to", required: true, value: some(texts(addAddress(&route.To)))},
-			)
-		})},
+		setting{key: "routes", value: list(c.route)},
 		setting{key: "limits", value: section(
 			setting{key: "max-body", value: count(&c.MaxBody)},
 		)},
 	)
+}
+
+// route returns the format of an element of the section routes.
+func (c *Config) route() value {
+	var route transport.Route
+	var rmw bool
+	settings := section(
+		setting{key: "pattern", required: true, value: text(func(s string) error {
+			route.Pattern = s
+			return transport.ValidatePattern(s)
+		})},
+		setting{key: "to", required: true, value: some(texts(addAddress(&route.To)))},
+		setting{key: "compat", value: text(rmwEmail(&rmw))},
+	)
+	return func(p *parser, key string, n *yaml.Node) {
+		settings(p, key, n)
+		c.Routes = append(c.Routes, route)
+		if rmw {
+			c.RMWEmailRoutes = append(c.RMWEmailRoutes, route.Pattern)
+		}
+	}
+}
+
+// rmwEmail reads the one value that the keys compat may have.
+func rmwEmail(into *bool) func(string) error {
+	return func(s string) error {
+		if s != "rmw_email" {
+			return fmt.Errorf("%q is not known; the only value is rmw_email", s)
+		}
+		*into = true
+		return nil
+	}
+}
+
+// skipped returns the format of the section email.skipped.
+func (c *Config) skipped() value {
+	settings := section(
+		setting{key: "flag", value: text(func(s string) error { c.SkippedFlag = s; return validKeyword(s) })},
+		setting{key: "move", value: text(func(s string) error { c.SkippedFolder = s; return validFolder(s) })},
+	)
+	return func(p *parser, key string, n *yaml.Node) {
+		before := len(p.errs)
+		settings(p, key, n)
+		if len(p.errs) == before && (c.SkippedFlag == "") == (c.SkippedFolder == "") {
+			p.fail(n, key, errors.New("exactly one of the keys flag and move is required"))
+		}
+	}
+}
+
+// check checks what has no form of its own in a program's configuration.
+func (c *Config) check() error {
+	if c.PollingPeriod < 0 || c.MaxBody < 0 {
+		return errors.New("a PollingPeriod or MaxBody below zero")
+	}
+	switch {
+	case c.SkippedFlag != "" && c.SkippedFolder != "":
+		return errors.New("email.skipped: SkippedFlag and SkippedFolder are both set")
+	case c.SkippedFlag != "":
+		if err := validKeyword(c.SkippedFlag); err != nil {
+			return fmt.Errorf("email.skipped.flag: %w", err)
+		}
+	case c.SkippedFolder != "":
+		if err := validFolder(c.SkippedFolder); err != nil {
+			return fmt.Errorf("email.skipped.move: %w", err)
+		}
+	}
+	return nil
 }
 
 // user returns the format of the section email.user.

@@ -40,6 +40,7 @@ type account struct {
 	server             server
 	username, password string
 	tls                *tls.Config
+	writable           bool // the inbox is opened so that flags can be set and mails moved
 }
 
 // link is a network connection to a server: what the client library speaks on, and

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"math"
 	"time"
 
@@ -114,7 +113,7 @@ func (r *receiver) outOfPatience(uid imap.UID, err error) bool {
 	if r.tries++; r.tries < patientTries {
 		return false
 	}
-	r.logger.Warn("email: mail skipped: it can't be fetched", "mailbox", r.address, "uid", r.stuck, "tries", r.tries, "error", err)
+	r.skip(r.stuck, UnfetchableMail, fmt.Errorf("asked for %d times: %w", r.tries, err))
 	r.stuck = 0
 	return true
 }
@@ -126,7 +125,7 @@ func (r *receiver) refuse(b *batch, tooMuch oversized) {
 		r.cursor.window = 1
 		return
 	}
-	r.logger.Warn("email: mail skipped", "mailbox", r.address, "uid", tooMuch.uid, "error", tooMuch)
+	r.skip(tooMuch.uid, UnfetchableMail, tooMuch)
 	r.cursor.pass(tooMuch.uid)
 }
 
@@ -139,10 +138,10 @@ func (r *receiver) needsRest(f fetched) bool {
 	m, err := wire.DecodeHeader(f.body)
 	switch {
 	case err != nil:
-		r.skip(f.uid, err)
+		r.reject(f, err)
 	case !r.dispatcher.Wants(m):
 	case f.size > r.maxMail:
-		r.skip(f.uid, fmt.Errorf("%w: message %s has %d bytes, the limit for mails is %d; raise limits.max-body", transport.ErrTooLarge, m.Name, f.size, r.maxMail))
+		r.skip(f.uid, LargeMail, fmt.Errorf("%w: message %s has %d bytes, the limit for mails is %d; raise limits.max-body", transport.ErrTooLarge, m.Name, f.size, r.maxMail))
 	default:
 		return true
 	}
@@ -153,26 +152,32 @@ func (r *receiver) needsRest(f fetched) bool {
 func (r *receiver) process(f fetched) {
 	m, err := wire.Decode(f.body)
 	if err != nil {
-		r.skip(f.uid, err)
+		r.reject(f, err)
 		return
 	}
-	m.Info.ReceivedTime = time.Now()
-	if r.onMail != nil {
-		r.onMail(f.body, m)
-	}
-	if r.dispatcher.Dispatch(transport.Delivery{Message: m}) > 0 {
-		r.touch()
+	r.deliver(f.body, m)
+}
+
+// reject deals with a mail that package wire can't decode as a message.
+func (r *receiver) reject(f fetched, err error) {
+	if errors.Is(err, wire.ErrForeign) {
+		r.foreign(f, err)
+	} else {
+		r.skip(f.uid, MalformedMail, err)
 	}
 }
 
-// skip counts and logs a mail that is not delivered. Mail of others is normal.
-func (r *receiver) skip(uid imap.UID, err error) {
-	r.skipped++
-	level := slog.LevelWarn
-	if errors.Is(err, wire.ErrForeign) {
-		level = slog.LevelDebug
+// deliver delivers a message, and returns how many wanted it.
+func (r *receiver) deliver(raw []byte, m *transport.Message) int {
+	m.Info.ReceivedTime = time.Now()
+	if r.onMail != nil {
+		r.onMail(raw, m)
 	}
-	r.logger.Log(context.Background(), level, "email: mail skipped", "mailbox", r.address, "uid", uid, "skipped so far", r.skipped, "error", err)
+	n := r.dispatcher.Dispatch(transport.Delivery{Message: m})
+	if n > 0 {
+		r.touch()
+	}
+	return n
 }
 
 // isNo reports whether err is the answer NO, after which the connection is as good as

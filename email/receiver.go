@@ -26,6 +26,7 @@ type receiver struct {
 	onMail     func([]byte, *transport.Message) // may be nil
 	period     time.Duration
 	maxMail    int64
+	people     people // who may publish and call by mail
 	dispatcher transport.Dispatcher
 	connect    func(context.Context) (*session, error)
 
@@ -41,12 +42,12 @@ type receiver struct {
 	cost    time.Duration
 	// late is how many times in a row a look has found mail that the server, in IDLE
 	// before, had not announced; waited that it was in IDLE before, and had not.
-	late    int
-	waited  bool
-	cursor  cursor
-	stuck   imap.UID // mail that the server does not send
-	tries   int      // how often it has been asked for
-	skipped int
+	late   int
+	waited bool
+	cursor cursor
+	stuck  imap.UID // mail that the server does not send
+	tries  int      // how often it has been asked for
+	skips  skips
 }
 
 // open connects, takes what is in the inbox as old, and starts the loop.
@@ -131,6 +132,7 @@ func (r *receiver) reconnect(ctx context.Context) bool {
 	if was := r.cursor; r.cursor.resume(r.session.validity, r.session.next) {
 		r.logger.Warn("email: the server has renumbered the inbox; mail that arrived while it was not connected is not received",
 			"mailbox", r.address, "uidvalidity", r.cursor.validity, "was", was.validity, "next", r.cursor.next, "expected", was.next)
+		r.skips.forget()
 	}
 	return true
 }
@@ -197,7 +199,12 @@ func (r *receiver) look(ctx context.Context) error {
 		}
 		if !more {
 			r.cost = time.Since(start)
-			return nil
+		}
+		if !more || r.skips.number >= sweepSize {
+			err = r.sweep(ctx)
+		}
+		if !more || err != nil {
+			return err
 		}
 	}
 }

@@ -27,6 +27,7 @@ type script struct {
 	validity int
 	noNext   bool // does not tell UIDNEXT
 	silent   bool // never announces new mail
+	writable bool // the inbox is opened to be changed
 
 	// before is called with each command, and can answer it instead of the script:
 	// then it returns true. It runs on the goroutine of the connection.
@@ -122,7 +123,7 @@ func (s *script) dial(ctx context.Context) (*session, error) {
 	s.conns = append(s.conns, c)
 	s.mu.Unlock()
 	go c.serve()
-	a := account{server: server0, username: "b@test", password: "secret"}
+	a := account{server: server0, username: "b@test", password: "secret", writable: s.writable}
 	return a.startSession(ctx, link{client, client})
 }
 
@@ -181,7 +182,10 @@ func (c *scriptConn) answer(command string, args []string, caps string) {
 	switch command {
 	case "LOGIN":
 		c.send("%s OK [CAPABILITY %s] welcome", c.tag, caps)
-	case "EXAMINE":
+	case "EXAMINE", "SELECT":
+		if (command == "SELECT") != c.script.writable {
+			c.script.t.Errorf("%s of the inbox", command)
+		}
 		c.script.mu.Lock()
 		n, next := len(c.script.mails), c.script.next
 		c.seen = n

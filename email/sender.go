@@ -33,6 +33,7 @@ type sender struct {
 	from    string
 	// to, cc and bcc receive messages without recipients of their own.
 	to, cc, bcc []string
+	compat      compat
 
 	// slot holds the connection, or nil if there is none, while nobody sends.
 	slot   chan *submission
@@ -52,6 +53,7 @@ type outgoing struct {
 	from       string
 	recipients []string
 	raw        []byte
+	eightBit   bool // raw has bytes beyond ASCII
 }
 
 // open connects for the first time.
@@ -133,8 +135,8 @@ func (s *sender) compose(m *transport.Message) (outgoing, error) {
 		defer func() { seen[key] = true }()
 		return seen[key]
 	})
-	raw, err := wire.Encode(m, envelope)
-	return outgoing{s.from, recipients, raw}, err
+	raw, eightBit, err := s.compat.encode(m, envelope)
+	return outgoing{s.from, recipients, raw, eightBit}, err
 }
 
 // submit hands a mail over, on conn if it is there and alive, and returns the
@@ -237,6 +239,10 @@ func (c *submission) submit(ctx context.Context, m outgoing) (taken bool, err er
 		if limit, _ := c.client.MaxMessageSize(); limit > 0 && len(m.raw) > limit {
 			return fmt.Errorf("%w: the mail has %d bytes, the server's limit is %d", transport.ErrTooLarge, len(m.raw), limit)
 		}
+		// go-smtp says BODY=8BITMIME whenever it can (RFC 6152).
+		if ok, _ := c.client.Extension("8BITMIME"); m.eightBit && !ok {
+			return fmt.Errorf("%w: the server does not take 8-bit mail, which rmw_email needs for other characters than ASCII", transport.ErrNotSupported)
+		}
 		data, err := c.offer(m)
 		if err != nil {
 			// Without RSET the next mail would be part of this transaction.
@@ -335,7 +341,7 @@ func sendError(name string, taken bool, err error) *transport.SendError {
 		e.Code = reply.Code
 	}
 	switch {
-	case errors.Is(err, transport.ErrRefused), errors.Is(err, transport.ErrUndeliverable), errors.Is(err, transport.ErrTooLarge):
+	case errors.Is(err, transport.ErrRefused), errors.Is(err, transport.ErrUndeliverable), errors.Is(err, transport.ErrTooLarge), errors.Is(err, transport.ErrNotSupported):
 		e.Outcome = transport.Permanent
 	case taken:
 		e.Outcome = transport.Unknown

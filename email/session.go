@@ -39,9 +39,11 @@ type session struct {
 	next     imap.UID
 	opened   time.Time
 	buffer   []byte
+	// permanent are the flags that can be given to mails, or nil if the server does not tell.
+	permanent []imap.Flag
 }
 
-// openInbox connects, logs in and opens the inbox, without changing it.
+// openInbox connects, logs in and opens the inbox.
 func (a *account) openInbox(ctx context.Context) (*session, error) {
 	ctx, cancel := bounded(ctx, connectTimeout)
 	defer cancel()
@@ -100,11 +102,11 @@ func (s *session) start(a *account) (step string, err error) {
 	// get stuck, so wait for them here.
 	s.canIdle = s.client.Caps().Has(imap.CapIdle)
 	step = "opening of the inbox"
-	data, err := s.client.Select("INBOX", &imap.SelectOptions{ReadOnly: true}).Wait()
+	data, err := s.client.Select("INBOX", &imap.SelectOptions{ReadOnly: !a.writable}).Wait()
 	if err != nil {
 		return step, err
 	}
-	s.validity, s.next = data.UIDValidity, data.UIDNext
+	s.validity, s.next, s.permanent = data.UIDValidity, data.UIDNext, data.PermanentFlags
 	if s.next == 0 {
 		s.next, err = s.afterLast(data.NumMessages)
 	}
@@ -126,11 +128,16 @@ func (s *session) afterLast(messages uint32) (imap.UID, error) {
 	return after(found[0].UID), nil
 }
 
-// idle makes the server announce new mail. It ends with the next fetch.
-func (s *session) idle(ctx context.Context) error {
+// command runs what needs an answer soon.
+func (s *session) command(ctx context.Context, f func() error) error {
 	ctx, cancel := bounded(ctx, commandTimeout)
 	defer cancel()
-	return guard(ctx, s.bare, func() (err error) {
+	return guard(ctx, s.bare, f)
+}
+
+// idle makes the server announce new mail. It ends with the next fetch.
+func (s *session) idle(ctx context.Context) error {
+	return s.command(ctx, func() (err error) {
 		s.idling, err = s.client.Idle()
 		return err
 	})
