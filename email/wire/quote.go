@@ -11,6 +11,7 @@ type textLine struct {
 	text  string
 	quote int // how many writers ago: 0 for the writer's own words
 	mark  lineMark
+	label label // see labelOf
 }
 
 // lineMark says what HTML tells about a line beyond its words.

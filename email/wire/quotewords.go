@@ -59,6 +59,8 @@ const (
 	labelTo
 	labelSubject
 	labelOther
+	labelUnknown // of a language that is not known here
+	labelNone    // the line has no label
 )
 
 // labels are the field names that mail programs write into a text.
@@ -197,7 +199,8 @@ func headerBlock(lines []textLine) (n int, sure bool) {
 	var seen label
 	count, strange := 0, 0
 	address, date := false, false
-	for i, l := range lines[:min(len(lines), maxHeaderBlock)] {
+	for i := range lines[:min(len(lines), maxHeaderBlock)] {
+		l := &lines[i]
 		if l.quote > 0 {
 			break
 		}
@@ -207,8 +210,8 @@ func headerBlock(lines []textLine) (n int, sure bool) {
 			}
 			continue
 		}
-		kind, ok := labelOf(l.text)
-		if !ok {
+		kind := l.labelOf()
+		if kind == labelNone {
 			if strange++; count == 0 || strange > 2 { // a list of recipients goes on
 				break
 			}
@@ -228,14 +231,20 @@ func headerBlock(lines []textLine) (n int, sure bool) {
 	return 0, false
 }
 
-// labelOf returns what the label of a line is. ok is false for a line without a label; a
-// label that is not known is 0.
-func labelOf(line string) (kind label, ok bool) {
-	name, _, ok := strings.Cut(plainWords(cutText(line, maxLabel)), ":")
-	if name = strings.Trim(name, "* "); !ok || name == "" || strings.Count(name, " ") > 2 {
-		return 0, false
+// labelOf returns what the label of a line is. Lines are asked again and again, so the
+// answer is kept.
+func (l *textLine) labelOf() label {
+	if l.label != 0 {
+		return l.label
 	}
-	return labels[name], true
+	l.label = labelNone
+	name, _, ok := strings.Cut(plainWords(cutText(l.text, maxLabel)), ":")
+	if name = strings.Trim(name, "* "); ok && name != "" && strings.Count(name, " ") <= 2 {
+		if l.label, ok = labels[name]; !ok {
+			l.label = labelUnknown
+		}
+	}
+	return l.label
 }
 
 // isRule reports whether a line is a rule across the page.
