@@ -9,7 +9,8 @@
 //
 // The format is specified in docs/wire-format.md; it can be read and written without
 // this package. Mail of rmw_email 0.8 is read as well, and [EncodeRMW] writes mail that
-// it reads.
+// it reads. What is foreign to the format may still be for a program: [DecodeReport]
+// reads what mail servers report, and [DecodeLetter] what people write.
 package wire
 
 import (
