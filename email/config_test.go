@@ -66,6 +66,16 @@ func TestParseConfig(t *testing.T) {
 				c.Routes = transport.Routes{{Pattern: "/a/>", To: []string{"x@b.c"}}, {Pattern: "/>", To: []string{"y@b.c", "z@b.c"}}}
 				c.MaxBody = 1000
 			})},
+		{"people", minimal + "  people: [Alice <alice@example.org>, '@example.com']\n", with(func(c *email.Config) { c.People = []string{"alice@example.org", "@example.com"} })},
+		{"one person", minimal + "  people: alice@example.org\n", with(func(c *email.Config) { c.People = []string{"alice@example.org"} })},
+		{"flag skipped", minimal + "  skipped:\n    flag: $NotPostbus\n", with(func(c *email.Config) { c.SkippedFlag = "$NotPostbus" })},
+		{"move skipped", minimal + "  skipped: {move: Übersprungen/2026}\n", with(func(c *email.Config) { c.SkippedFolder = "Übersprungen/2026" })},
+		{"for rmw_email", minimal + "  compat: rmw_email\n", with(func(c *email.Config) { c.RMWEmail = true })},
+		{"a route for rmw_email", minimal + "routes:\n- {compat: rmw_email, pattern: /a, to: x@b.c}\n- {pattern: />, to: y@b.c}\n",
+			with(func(c *email.Config) {
+				c.Routes = transport.Routes{{Pattern: "/a", To: []string{"x@b.c"}}, {Pattern: "/>", To: []string{"y@b.c"}}}
+				c.RMWEmailRoutes = []string{"/a"}
+			})},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			got, err := email.ParseConfig([]byte(test.text), filepath.Join(folder, "email.yml"))
@@ -116,6 +126,17 @@ func TestParseConfigErrors(t *testing.T) {
 		{"route without recipients", minimal + "routes:\n- pattern: /a\n", "c/email.yml:8: routes[0].to: this key is required"},
 		{"route with no recipients", minimal + "routes:\n- pattern: /a\n  to: []\n", "c/email.yml:9: routes[0].to: this list is empty"},
 		{"bad pattern", minimal + "routes:\n- {pattern: a b, to: a@b.c}\n", "c/email.yml:8: routes[0].pattern: invalid name"},
+		{"person without address", minimal + "  people: [a@b.c, alice]\n", `c/email.yml:7: email.people[1]: "alice" is not a mail address`},
+		{"people without domain", minimal + "  people: '@'\n", `c/email.yml:7: email.people: "@" is neither a mail address nor a domain`},
+		{"people of a bad domain", minimal + "  people: '@a b'\n", `c/email.yml:7: email.people: "@a b" is neither`},
+		{"skipped and nothing", minimal + "  skipped: {}\n", "c/email.yml:7: email.skipped: exactly one of the keys flag and move"},
+		{"skipped and both", minimal + "  skipped: {flag: a, move: b}\n", "c/email.yml:7: email.skipped: exactly one of the keys flag and move"},
+		{"skipped, bad flag", minimal + "  skipped:\n    flag: a b\n", `c/email.yml:8: email.skipped.flag: "a b" is not an IMAP keyword`},
+		{"skipped, system flag", minimal + "  skipped: {flag: \\Deleted}\n", `c/email.yml:7: email.skipped.flag: "\\Deleted" is not an IMAP keyword`},
+		{"skipped to the inbox", minimal + "  skipped: {move: Inbox}\n", `c/email.yml:7: email.skipped.move: "Inbox" is not the name of a folder`},
+		{"skipped, unknown", minimal + "  skipped: {delete: true}\n", "c/email.yml:7: email.skipped.delete: unknown key; known here are flag, move"},
+		{"unknown compat", minimal + "  compat: rmw_smtp\n", `c/email.yml:7: email.compat: "rmw_smtp" is not known; the only value is rmw_email`},
+		{"unknown compat of a route", minimal + "routes:\n- {pattern: /a, to: a@b.c}\n- pattern: /b\n  to: a@b.c\n  compat: true\n", `c/email.yml:11: routes[1].compat: "true" is not known`},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			_, err := email.ParseConfig([]byte(test.text), "c/email.yml")

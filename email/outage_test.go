@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"strings"
 	"sync"
@@ -284,6 +285,39 @@ func TestBodyLimits(t *testing.T) {
 	err = b.carrier.Send(t.Context(), b.message(strings.Repeat("x", 3<<20)))
 	if sendErr, ok := errors.AsType[*transport.SendError](err); !ok || sendErr.Outcome != transport.Permanent || !errors.Is(err, transport.ErrTooLarge) {
 		t.Errorf("error %v", err)
+	}
+}
+
+// TestLargeBody: a body of 20 MB comes back byte for byte.
+func TestLargeBody(t *testing.T) {
+	size := 20_000_000
+	if raced {
+		size /= 10
+	}
+	b := newBench(t, mailserver.Config{}, quiet)
+	config := b.config()
+	config.MaxBody = 32 << 20
+	large, err := email.Open(t.Context(), config, email.Options{Logger: quiet})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer large.Close(context.Background())
+	got := make(chan []byte, 1)
+	if _, err := large.Receive(transport.Interest{Kind: transport.TopicMessage, Name: "/t"}, func(d transport.Delivery) { got <- d.Message.Body }); err != nil {
+		t.Fatal(err)
+	}
+	body := make([]byte, size)
+	rand.NewChaCha8([32]byte{}).Read(body)
+	if err := b.carrier.Send(t.Context(), b.message(string(body))); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case back := <-got:
+		if !bytes.Equal(back, body) {
+			t.Errorf("%d bytes came, which are not those sent", len(back))
+		}
+	case <-time.After(timeout):
+		t.Error("the message did not come")
 	}
 }
 

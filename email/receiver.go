@@ -132,7 +132,7 @@ func (r *receiver) reconnect(ctx context.Context) bool {
 	if was := r.cursor; r.cursor.resume(r.session.validity, r.session.next) {
 		r.logger.Warn("email: the server has renumbered the inbox; mail that arrived while it was not connected is not received",
 			"mailbox", r.address, "uidvalidity", r.cursor.validity, "was", was.validity, "next", r.cursor.next, "expected", was.next)
-		r.skips.forget()
+		r.skips.drop(len(r.skips.waiting))
 	}
 	return true
 }
@@ -200,11 +200,14 @@ func (r *receiver) look(ctx context.Context) error {
 		if !more {
 			r.cost = time.Since(start)
 		}
-		if !more || r.skips.number >= sweepSize {
-			err = r.sweep(ctx)
+		if n := len(r.skips.waiting); n >= sweepSize || n > 0 && !more {
+			if err := r.sweep(ctx); err != nil {
+				return err
+			}
+			more = more || len(r.skips.waiting) > 0
 		}
-		if !more || err != nil {
-			return err
+		if !more {
+			return nil
 		}
 	}
 }

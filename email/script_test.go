@@ -25,9 +25,10 @@ type script struct {
 	t        testing.TB
 	caps     string // capabilities; IMAP4rev1 and IDLE if empty
 	validity int
-	noNext   bool // does not tell UIDNEXT
-	silent   bool // never announces new mail
-	writable bool // the inbox is opened to be changed
+	noNext   bool   // does not tell UIDNEXT
+	silent   bool   // never announces new mail
+	writable bool   // the inbox is opened to be changed
+	flags    string // for PERMANENTFLAGS, if not empty
 
 	// before is called with each command, and can answer it instead of the script:
 	// then it returns true. It runs on the goroutine of the connection.
@@ -192,6 +193,9 @@ func (c *scriptConn) answer(command string, args []string, caps string) {
 		c.script.mu.Unlock()
 		c.send("* %d EXISTS", n)
 		c.send("* OK [UIDVALIDITY %d] valid", c.script.validity)
+		if c.script.flags != "" {
+			c.send("* OK [PERMANENTFLAGS (%s)] limited", c.script.flags)
+		}
 		if !c.script.noNext {
 			c.send("* OK [UIDNEXT %d] next", next)
 		}

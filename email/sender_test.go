@@ -315,6 +315,34 @@ func TestSendSize(t *testing.T) {
 	}
 }
 
+// TestSend8Bit: mail for rmw_email may have any characters, if the server takes them.
+func TestSend8Bit(t *testing.T) {
+	for _, offered := range []bool{true, false} {
+		s := newSMTPScript(t)
+		if offered {
+			s.setReply(say(1, 1, "EHLO", "250-test\r\n250-8BITMIME\r\n250 AUTH PLAIN"))
+		}
+		sender := s.openSender(t)
+		sender.compat.all = true
+		ascii, umlaut := topicMessage(1), topicMessage(2)
+		umlaut.Body = []byte("grüezi")
+		if err := sender.send(t.Context(), []*transport.Message{ascii}); err != nil {
+			t.Error(err)
+		}
+		err := sender.send(t.Context(), []*transport.Message{umlaut})
+		if offered {
+			if err != nil || s.heard("MAIL FROM:<me@test> BODY=8BITMIME") != 2 {
+				t.Errorf("error %v, commands %q", err, s.commands)
+			}
+			continue
+		}
+		checkOutcome(t, err, transport.Permanent, 0, transport.ErrNotSupported, "does not take 8-bit mail")
+		if s.heard("MAIL") != 1 || len(s.conns) != 1 {
+			t.Errorf("commands %q", s.commands)
+		}
+	}
+}
+
 // TestSendAfterRest: a connection that has not been used for long is asked first
 // whether it is there, and replaced if not.
 func TestSendAfterRest(t *testing.T) {

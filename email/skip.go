@@ -39,7 +39,8 @@ const (
 func (c *Carrier) Skipped() map[SkipReason]uint64 { return c.receiver.skips.read() }
 
 const (
-	// sweepSize is how many skipped mails are marked or moved with one command.
+	// sweepSize is how many skipped mails are marked or moved with one command. Between
+	// two of them the inbox is looked at.
 	sweepSize = 200
 	// sweepTries is how many connections may break over one such command before the
 	// mails are left alone.
@@ -55,17 +56,15 @@ type skips struct {
 	counts map[SkipReason]uint64
 
 	// The rest belongs to the receiver's loop.
-	waiting imap.UIDSet // to be marked or moved
-	number  int         // of those
-	tries   int
-	failing bool // the last time it failed
+	waiting []imap.UID // to be marked or moved
+	tries   int        // of the first of them
+	failing bool       // the last time it failed
 }
 
 // add counts a mail. It returns how many have been skipped so far.
 func (s *skips) add(uid imap.UID, reason SkipReason) (total uint64) {
 	if s.flag != "" || s.folder != "" {
-		s.waiting.AddNum(uid)
-		s.number++
+		s.waiting = append(s.waiting, uid)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -85,8 +84,13 @@ func (s *skips) read() map[SkipReason]uint64 {
 	return maps.Clone(s.counts)
 }
 
-// forget gives up what has not been marked or moved yet.
-func (s *skips) forget() { s.waiting, s.number, s.tries = nil, 0, 0 }
+// drop forgets the first of those that are to be marked or moved.
+func (s *skips) drop(n int) {
+	s.tries = 0
+	if s.waiting = s.waiting[n:]; len(s.waiting) == 0 {
+		s.waiting = nil
+	}
+}
 
 // skip counts and logs a mail that is not received. Mail of others is normal.
 func (r *receiver) skip(uid imap.UID, reason SkipReason, err error) {
@@ -98,19 +102,18 @@ func (r *receiver) skip(uid imap.UID, reason SkipReason, err error) {
 	r.logger.Log(context.Background(), level, "email: mail skipped", "mailbox", r.address, "uid", uid, "reason", string(reason), "skipped so far", total, "error", err)
 }
 
-// sweep marks or moves the mails skipped since the last time. That it can't be done is
+// sweep marks or moves some of the mails that have been skipped. That it can't be done is
 // logged, once until it can, and costs no more than that; an error is that of a
 // connection that is lost.
 func (r *receiver) sweep(ctx context.Context) error {
 	s := &r.skips
-	if s.number == 0 {
-		return nil
-	}
+	n := min(len(s.waiting), sweepSize)
+	uids := imap.UIDSetNum(s.waiting[:n]...)
 	var err error
 	if s.flag != "" {
-		err = r.session.flag(ctx, s.waiting, imap.Flag(s.flag))
+		err = r.session.flag(ctx, uids, imap.Flag(s.flag))
 	} else {
-		err = r.session.move(ctx, s.waiting, s.folder)
+		err = r.session.move(ctx, uids, s.folder)
 	}
 	lost := err != nil && !isRefusal(err)
 	if s.tries++; lost && (s.tries < sweepTries || ctx.Err() != nil) {
@@ -118,12 +121,12 @@ func (r *receiver) sweep(ctx context.Context) error {
 	}
 	switch {
 	case err != nil && !s.failing:
-		r.logger.Warn("email: skipped mails can't be marked or moved; they stay as they are", "mailbox", r.address, "mails", s.number, "error", err)
+		r.logger.Warn("email: skipped mails can't be marked or moved; they stay as they are", "mailbox", r.address, "mails", n, "error", err)
 	case err == nil && s.failing:
 		r.logger.Info("email: skipped mails can be marked or moved again", "mailbox", r.address)
 	}
 	s.failing = err != nil
-	s.forget()
+	s.drop(n)
 	if lost {
 		return err
 	}
