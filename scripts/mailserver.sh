@@ -165,7 +165,7 @@ claim_directory() {
 
 # lock keeps two calls for the same DIR from meeting. Servers are started with the lock closed (9>&-).
 lock() {
-  exec 9>"$DIR/lock"
+  exec 9>>"$DIR/lock"
   flock -w 60 9 || die "another call has been working on $DIR for a minute"
 }
 
@@ -613,7 +613,7 @@ POSTBUS_TEST_MAILSERVER_DIR=$DIR
 END
 }
 
-known_directory() { [[ -e $DIR/$MARK && -e $DIR/settings ]]; }
+known_directory() { [[ -O $DIR && -e $DIR/$MARK && -e $DIR/settings ]]; }
 
 load_saved_settings() {
   unset MAILSERVER_PORT_BASE MAILSERVER_USERS

@@ -94,8 +94,16 @@ func (a *app) accountDemo(ctx context.Context) error {
 	if config.Intraprocess {
 		return fmt.Errorf("%s says intraprocess, and the demo shows e-mails: it needs an account", a.configPath)
 	}
+	if len(a.to) > 0 {
+		return usageErrorf("--to: the demo writes to the account itself")
+	}
 	address := cmp.Or(config.From, config.Username)
-	config = sendTo(config, address)
+	// Only the account: what else the configuration says (marking mails, other forms
+	// of mail, routes) is for the programs that it was made for.
+	config = email.Config{
+		SMTP: config.SMTP, IMAP: config.IMAP, Username: config.Username, Password: config.Password,
+		From: config.From, CA: config.CA, PollingPeriod: config.PollingPeriod, To: []string{address},
+	}
 	d := newDemo(a, accountPatience)
 	d.section("Mail account", "Both nodes share this account's mailbox and write to its address.")
 	d.printf("\n   SMTP   %s", config.SMTP)

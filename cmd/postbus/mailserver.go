@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/mail"
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -88,8 +90,11 @@ func parseAccounts(users []string) ([]mailserver.Account, error) {
 	var accounts []mailserver.Account
 	for _, user := range users {
 		address, password, ok := strings.Cut(user, ":")
-		if !ok || !strings.Contains(address, "@") || password == "" {
+		if parsed, err := mail.ParseAddress(address); !ok || password == "" || err != nil || parsed.Address != address {
 			return nil, usageErrorf("--user: %q does not have the form ADDRESS:PASSWORD", user)
+		}
+		if slices.ContainsFunc(accounts, func(a mailserver.Account) bool { return strings.EqualFold(a.Address, address) }) {
+			return nil, usageErrorf("--user: the account %s is there twice", address)
 		}
 		accounts = append(accounts, mailserver.Account{Address: address, Password: password})
 	}

@@ -245,15 +245,9 @@ func (a *app) config() (email.Config, error) {
 		return email.Config{}, err
 	}
 	if len(a.to) > 0 {
-		config = sendTo(config, a.to...)
+		config.To, config.Cc, config.Bcc, config.Routes = a.to, nil, nil, nil
 	}
 	return config, nil
-}
-
-// sendTo returns the configuration with these recipients and no others.
-func sendTo(config email.Config, addresses ...string) email.Config {
-	config.To, config.Cc, config.Bcc, config.Routes = addresses, nil, nil, nil
-	return config
 }
 
 // withNode opens a node, runs f with it, and drains and closes it, whether ctx has
@@ -264,7 +258,7 @@ func (a *app) withNode(ctx context.Context, config email.Config, f func(*transpo
 		return err
 	}
 	err = f(node)
-	if ctx.Err() != nil {
+	if errors.Is(ctx.Err(), context.Canceled) { // Ctrl-C, not a --timeout
 		patience := time.AfterFunc(quietDrain, func() {
 			fmt.Fprintf(a.stderr, "postbus: finishing what is under way, for %v at most; Ctrl-C ends it at once\n", a.drain)
 		})
