@@ -106,6 +106,7 @@ func newCarrier(config Config, options Options) (*Carrier, error) {
 			people:  people,
 			skips:   skips{flag: config.SkippedFlag, folder: config.SkippedFolder},
 			period:  config.PollingPeriod,
+			maxBody: config.MaxBody,
 			maxMail: headBytes + int64(float64(config.MaxBody)*mailPerBody),
 		},
 	}

@@ -101,8 +101,14 @@ func guard(ctx context.Context, conn io.Closer, f func() error) error {
 	return ended(ctx)
 }
 
+// errClosing is the cause of the end of what is under way when the carrier is closed.
+var errClosing = fmt.Errorf("email carrier is being %w", transport.ErrClosed)
+
 // ended says why ctx has ended.
 func ended(ctx context.Context) error {
+	if context.Cause(ctx) == errClosing {
+		return errClosing
+	}
 	if silent, ok := context.Cause(ctx).(noAnswer); ok {
 		return silent
 	}
@@ -133,10 +139,21 @@ func (a *account) explain(what string, err error) error {
 		return fmt.Errorf("%s: no answer in time (%w)", where, err)
 	case errors.As(err, &smtpReply) && smtpReply.Code >= 500:
 		return fmt.Errorf("%s: %w: %w", where, transport.ErrRefused, err)
-	case errors.As(err, &imapReply) && imapReply.Type == imap.StatusResponseTypeNo && imapReply.Code != imap.ResponseCodeUnavailable:
+	case errors.As(err, &imapReply) && imapReply.Type == imap.StatusResponseTypeNo && meansRefused(imapReply.Code):
 		return fmt.Errorf("%s: %w: %w", where, transport.ErrRefused, err)
 	case errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF):
 		return fmt.Errorf("%s: the server has closed the connection (%w)", where, err)
 	}
 	return fmt.Errorf("%s: %w", where, err)
+}
+
+// meansRefused reports whether the code of a NO says that the account is refused, and not
+// that the server is busy or in trouble (RFC 5530).
+func meansRefused(code imap.ResponseCode) bool {
+	switch code {
+	case "", imap.ResponseCodeAuthenticationFailed, imap.ResponseCodeAuthorizationFailed, imap.ResponseCodeExpired,
+		imap.ResponseCodePrivacyRequired, imap.ResponseCodeContactAdmin, imap.ResponseCodeNoPerm, imap.ResponseCodeNonExistent:
+		return true
+	}
+	return false
 }

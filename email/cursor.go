@@ -25,6 +25,9 @@ type cursor struct {
 	window imap.UID
 }
 
+// lastUID is the highest UID that there can be.
+const lastUID imap.UID = math.MaxUint32
+
 // widestWindow is the number of UIDs beyond which a window is opened entirely.
 const widestWindow = 1024
 
@@ -39,7 +42,7 @@ type batch struct {
 
 // begin returns the next batch to ask for.
 func (c *cursor) begin() batch {
-	b := batch{from: c.next, to: math.MaxUint32}
+	b := batch{from: c.next, to: lastUID}
 	if c.window != 0 && c.window < b.to-b.from {
 		b.to = b.from + c.window - 1
 	}
@@ -89,16 +92,37 @@ func (c *cursor) finish(b *batch, complete bool) {
 	case complete && b.highest != 0:
 		c.pass(b.highest)
 	default:
-		for c.next != math.MaxUint32 {
-			if _, done := c.ahead[c.next]; !done {
-				break
-			}
-			c.pass(c.next)
+		end := c.next
+		for _, done := c.ahead[end]; done && end != lastUID; _, done = c.ahead[end] {
+			end++
+		}
+		if end != c.next {
+			c.pass(end - 1)
 		}
 	}
 	if c.window *= 2; !complete || !b.found || b.blocked != 0 || c.window > widestWindow {
 		c.window = 0
 	}
+}
+
+// passKnown moves the cursor past the delivered ones of these UIDs, which are all that
+// there are. It returns true if some are missing.
+func (c *cursor) passKnown(uids []imap.UID) (missing bool) {
+	var highest, lowest imap.UID // delivered; missing
+	for _, uid := range uids {
+		if _, done := c.ahead[uid]; done {
+			highest = max(highest, uid)
+		} else if lowest == 0 || uid < lowest {
+			lowest = uid
+		}
+	}
+	switch {
+	case lowest != 0:
+		c.pass(lowest - 1)
+	case highest != 0:
+		c.pass(highest)
+	}
+	return lowest != 0
 }
 
 // pass moves the cursor behind a UID.
@@ -119,7 +143,7 @@ func (c *cursor) resume(validity uint32, next imap.UID) (renumbered bool) {
 
 // after returns the next UID. The last one there is has none; hostile servers use it.
 func after(uid imap.UID) imap.UID {
-	if uid == math.MaxUint32 {
+	if uid == lastUID {
 		return uid
 	}
 	return uid + 1

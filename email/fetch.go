@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"time"
 
 	"github.com/emersion/go-imap/v2"
@@ -24,6 +23,9 @@ const (
 
 // fetch delivers what one FETCH finds. more says that there may be more.
 func (r *receiver) fetch(ctx context.Context) (more bool, err error) {
+	if r.isolation.on {
+		return r.fetchEach(ctx)
+	}
 	waited := r.waited
 	r.waited = false
 	// Cleared before, so that what is announced from now on is looked at again.
@@ -49,9 +51,10 @@ func (r *receiver) fetch(ctx context.Context) (more bool, err error) {
 	}
 	switch {
 	case isNo(err):
-		// Some could not be read: deleted just now, which the next look shows, or damaged.
-		r.cursor.finish(&batch, r.outOfPatience(r.cursor.next, err))
-		return false, nil
+		// Some could not be read: deleted just now, or damaged.
+		r.cursor.finish(&batch, false)
+		r.isolation.on = true
+		return true, nil
 	case err != nil:
 		r.cursor.finish(&batch, false)
 		if tooMuch, ok := errors.AsType[oversized](err); ok {
@@ -62,7 +65,7 @@ func (r *receiver) fetch(ctx context.Context) (more bool, err error) {
 	r.cursor.finish(&batch, true)
 	switch {
 	case batch.blocked == 0:
-		return batch.found || batch.to != math.MaxUint32, nil
+		return batch.found || batch.to != lastUID, nil
 	case batch.large == batch.blocked:
 		return r.fetchWhole(ctx, batch.large)
 	case r.outOfPatience(batch.blocked, errNoBody):
@@ -95,11 +98,8 @@ func (r *receiver) fetchWhole(ctx context.Context, uid imap.UID) (more bool, err
 		r.cursor.window = 1
 		return true, nil
 	case err == errNoBody || isNo(err):
-		if r.outOfPatience(uid, err) {
-			r.cursor.pass(uid)
-			return true, nil
-		}
-		return false, nil
+		r.isolation.on = true
+		return true, nil
 	}
 	return false, err
 }
@@ -153,6 +153,10 @@ func (r *receiver) process(f fetched) {
 	m, err := wire.Decode(f.body)
 	if err != nil {
 		r.reject(f, err)
+		return
+	}
+	if len(m.Body) > r.maxBody && r.dispatcher.Wants(m) {
+		r.skip(f.uid, LargeMail, fmt.Errorf("%w: the body of message %s has %d bytes, the limit is %d; raise limits.max-body", transport.ErrTooLarge, m.Name, len(m.Body), r.maxBody))
 		return
 	}
 	r.deliver(f.body, m)

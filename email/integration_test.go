@@ -95,11 +95,17 @@ func (w worldly) Receive(interest transport.Interest, deliver func(transport.Del
 	})
 }
 
-// realNode opens a carrier that sends to itself, with an interest in the topic /t.
-func realNode(t testing.TB) *bench {
+// selfNode is a realNode that sends to itself.
+func selfNode(t testing.TB) *bench {
 	t.Helper()
 	config, _ := real(t)
 	config.To = []string{config.Username}
+	return realNode(t, config)
+}
+
+// realNode opens a carrier with an interest in the topic /t.
+func realNode(t testing.TB, config email.Config) *bench {
+	t.Helper()
 	b := &bench{TB: t, gid: transport.NewGID(), got: make(chan *transport.Message, 1<<16)}
 	b.carrier = open(t, config)
 	t.Cleanup(func() {
@@ -136,7 +142,7 @@ func (b *bench) wantAll(n uint64) {
 }
 
 func TestRealMany(t *testing.T) {
-	b := realNode(t)
+	b := selfNode(t)
 	const n = 1000
 	for range n {
 		b.send()
@@ -153,7 +159,7 @@ func TestRealOutages(t *testing.T) {
 			t.Fatalf("%s %s: %v\n%s", command, server, err, out)
 		}
 	}
-	b := realNode(t)
+	b := selfNode(t)
 	for range 5 {
 		b.send()
 	}
@@ -198,7 +204,7 @@ func TestRealErrors(t *testing.T) {
 	if err == nil || strings.Count(err.Error(), "certificate refused") != 2 {
 		t.Errorf("unknown authority: %v", err)
 	}
-	b := realNode(t)
+	b := selfNode(t)
 	m := b.message("")
 	m.To = []string{"nobody@localhost.test"}
 	err = b.carrier.Send(t.Context(), m)
@@ -220,7 +226,7 @@ func TestRealErrors(t *testing.T) {
 func BenchmarkRealLatency(b *testing.B) {
 	for name, pause := range map[string]time.Duration{"pause=0": 0, "pause=100ms": 100 * time.Millisecond, "pause=1s": time.Second} {
 		b.Run(name, func(b *testing.B) {
-			bench := realNode(b)
+			bench := selfNode(b)
 			var times []time.Duration
 			for b.Loop() {
 				time.Sleep(pause)
@@ -237,7 +243,7 @@ func BenchmarkRealLatency(b *testing.B) {
 }
 
 func BenchmarkRealThroughput(b *testing.B) {
-	bench := realNode(b)
+	bench := selfNode(b)
 	for b.Loop() {
 		bench.send()
 	}

@@ -52,7 +52,7 @@ func (p pace) next() (wait time.Duration, idle bool) {
 	if p.canIdle && wait >= idleDelay {
 		wait = longest
 	}
-	wait = min(wait, longest)
+	wait = min(wait, max(longest, shortestWait))
 	return wait, p.canIdle && (p.prompt || wait >= idleWorth)
 }
 
@@ -60,6 +60,8 @@ func (p pace) next() (wait time.Duration, idle bool) {
 const (
 	firstDelay   = 100 * time.Millisecond
 	longestDelay = 30 * time.Second
+	// refusedDelay is that between attempts with an account that is refused.
+	refusedDelay = time.Minute
 )
 
 // backOff returns how long to wait after so many failed attempts: twice as long each

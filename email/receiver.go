@@ -25,6 +25,7 @@ type receiver struct {
 	logger     *slog.Logger
 	onMail     func([]byte, *transport.Message) // may be nil
 	period     time.Duration
+	maxBody    int
 	maxMail    int64
 	people     people // who may publish and call by mail
 	dispatcher transport.Dispatcher
@@ -42,12 +43,13 @@ type receiver struct {
 	cost    time.Duration
 	// late is how many times in a row a look has found mail that the server, in IDLE
 	// before, had not announced; waited that it was in IDLE before, and had not.
-	late   int
-	waited bool
-	cursor cursor
-	stuck  imap.UID // mail that the server does not send
-	tries  int      // how often it has been asked for
-	skips  skips
+	late      int
+	waited    bool
+	cursor    cursor
+	isolation isolation
+	stuck     imap.UID // mail that the server does not send
+	tries     int      // how often it has been asked for
+	skips     skips
 }
 
 // open connects, takes what is in the inbox as old, and starts the loop.
@@ -116,8 +118,13 @@ func (r *receiver) reconnect(ctx context.Context) bool {
 		return true
 	}
 	since := time.Now()
+	refused := false
 	for {
-		if !sleep(ctx, backOff(r.failed, rand.Float64())) {
+		delay := backOff(r.failed, rand.Float64())
+		if refused {
+			delay = refusedDelay // more tries get the account locked
+		}
+		if !sleep(ctx, delay) {
 			return false
 		}
 		r.failed++
@@ -125,6 +132,10 @@ func (r *receiver) reconnect(ctx context.Context) bool {
 		if err == nil {
 			r.session = s
 			break
+		}
+		if errors.Is(err, transport.ErrRefused) && !refused {
+			r.logger.Warn("email: the server refuses the account; trying on", "mailbox", r.address, "every", refusedDelay, "error", err)
+			refused = true
 		}
 		r.logger.Debug("email: reconnecting failed", "mailbox", r.address, "attempts", r.failed, "error", err)
 	}
@@ -195,8 +206,10 @@ func (r *receiver) look(ctx context.Context) error {
 		start := time.Now()
 		more, err := r.fetch(ctx)
 		if err != nil {
+			r.isolation.broke(r.cursor.next)
 			return err
 		}
+		r.isolation.breaks = 0
 		if !more {
 			r.cost = time.Since(start)
 		}
@@ -220,7 +233,7 @@ func (r *receiver) passOver(ctx context.Context) error {
 	default:
 	}
 	var highest imap.UID
-	err := r.session.fetch(ctx, r.cursor.next, math.MaxUint32, 1, func(f fetched) { highest = max(highest, f.uid) })
+	err := r.session.fetch(ctx, r.cursor.next, lastUID, 0, func(f fetched) { highest = max(highest, f.uid) })
 	if isNo(err) {
 		err = nil // what can't be read now is looked at again
 	}

@@ -56,7 +56,7 @@ func TestIdleHour(t *testing.T) {
 func TestInterestIsForWhatComes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newScript(t)
-		r := &receiver{connect: s.dial, maxMail: 1 << 20, logger: quietLog}
+		r := &receiver{connect: s.dial, maxBody: 1 << 20, maxMail: 1 << 20, logger: quietLog}
 		if err := r.open(t.Context()); err != nil {
 			t.Fatal(err)
 		}
@@ -338,11 +338,11 @@ func TestOddInboxes(t *testing.T) {
 			refused := 0
 			return answer(func(c *scriptConn, mails []scriptMail, _, _, partial int) {
 				for _, m := range mails {
-					if m.uid != 3 || refused > 4 {
+					if m.uid != 3 || partial == 0 || refused > 4 {
 						c.sendMail(m.uid, m, partial)
 					}
 				}
-				if len(mails) > 0 && refused <= 4 {
+				if len(mails) > 0 && partial > 0 && refused <= 4 {
 					refused++
 					c.send("%s NO [SERVERBUG] some failed", c.tag)
 				} else {
@@ -352,15 +352,35 @@ func TestOddInboxes(t *testing.T) {
 		}(), nil},
 		{"NO for ever", answer(func(c *scriptConn, mails []scriptMail, from, _, partial int) {
 			for _, m := range mails {
-				if m.uid != 3 {
+				if m.uid != 3 || partial == 0 {
 					c.sendMail(m.uid, m, partial)
 				}
 			}
-			if from <= 3 && len(c.script.inbox()) >= 3 {
+			if from <= 3 && partial > 0 && len(c.script.inbox()) >= 3 {
 				c.send("%s NO [SERVERBUG] some failed", c.tag)
 			} else {
 				c.ok()
 			}
+		}), []int{3}},
+		{"NO and nothing from there on", answer(func(c *scriptConn, mails []scriptMail, _, _, partial int) {
+			for _, m := range mails {
+				if m.uid == 3 && partial > 0 {
+					c.send("%s NO [SERVERBUG] this one failed", c.tag)
+					return
+				}
+				c.sendMail(m.uid, m, partial)
+			}
+			c.ok()
+		}), []int{3}},
+		{"connection breaks", answer(func(c *scriptConn, mails []scriptMail, _, _, partial int) {
+			for _, m := range mails {
+				if m.uid == 3 && partial > 0 {
+					c.Close()
+					return
+				}
+				c.sendMail(m.uid, m, partial)
+			}
+			c.ok()
 		}), []int{3}},
 		{"literal too large", answer(func(c *scriptConn, mails []scriptMail, _, _, partial int) {
 			for _, m := range mails {

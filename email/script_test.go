@@ -245,8 +245,11 @@ func (c *scriptConn) parseFetch(args []string) (from, to, partial int) {
 	if to = from; ranged {
 		to, _ = strconv.Atoi(last)
 	}
-	_, rest, _ := strings.Cut(args[len(args)-1], "<0.")
-	partial, err := strconv.Atoi(strings.TrimRight(rest, ">)"))
+	_, rest, body := strings.Cut(args[len(args)-1], "<0.")
+	var err error
+	if body { // else partial is 0: only what there is, and how large
+		partial, err = strconv.Atoi(strings.TrimRight(rest, ">)"))
+	}
 	if err != nil || from == 0 || to == 0 {
 		c.script.t.Errorf("unexpected arguments of UID FETCH: %q", args)
 	}
@@ -254,6 +257,10 @@ func (c *scriptConn) parseFetch(args []string) (from, to, partial int) {
 }
 
 func (c *scriptConn) sendMail(number int, m scriptMail, partial int) {
+	if partial == 0 {
+		c.send("* %d FETCH (UID %d RFC822.SIZE %d)", number, m.uid, len(m.raw))
+		return
+	}
 	body := m.raw[:min(len(m.raw), partial)]
 	c.send("* %d FETCH (UID %d RFC822.SIZE %d BODY[]<0> {%d}\r\n%s)", number, m.uid, len(m.raw), len(body), body)
 }
@@ -273,7 +280,7 @@ func withScript(t *testing.T, prepare func(*script, *receiver), run func(*script
 	synctest.Test(t, func(t *testing.T) {
 		s := newScript(t)
 		var log strings.Builder
-		r := &receiver{address: "b@test", maxMail: 1 << 20, connect: s.dial,
+		r := &receiver{address: "b@test", maxBody: 1 << 20, maxMail: 1 << 20, connect: s.dial,
 			logger: slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))}
 		if prepare != nil {
 			prepare(s, r)

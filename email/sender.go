@@ -2,8 +2,10 @@ package email
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
+	"net"
 	"slices"
 	"strings"
 	"time"
@@ -38,6 +40,9 @@ type sender struct {
 	// slot holds the connection, or nil if there is none, while nobody sends.
 	slot   chan *submission
 	closed chan struct{}
+	// life ends when close runs out of time: then what is being sent ends, too.
+	life context.Context
+	end  context.CancelFunc
 }
 
 // submission is a connection to the server, logged in.
@@ -64,6 +69,7 @@ func (s *sender) open(ctx context.Context) error {
 	}
 	s.slot = make(chan *submission, 1)
 	s.closed = make(chan struct{})
+	s.life, s.end = context.WithCancel(context.Background())
 	s.slot <- conn
 	return nil
 }
@@ -87,7 +93,15 @@ func (s *sender) send(ctx context.Context, msgs []*transport.Message) error {
 	case <-ctx.Done():
 		return waiting(fmt.Errorf("email: waiting for earlier messages: %w", transport.ContextError(ctx)))
 	}
-	defer func() { s.release(conn) }()
+	defer func() { s.slot <- conn }()
+	select {
+	case <-s.closed:
+		return fmt.Errorf("send %s: email carrier is %w", msgs[0].Name, transport.ErrClosed)
+	default:
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(s.life, func() { cancel(errClosing) })()
 	for _, m := range msgs {
 		mail, err := s.compose(m)
 		if err != nil {
@@ -99,16 +113,6 @@ func (s *sender) send(ctx context.Context, msgs []*transport.Message) error {
 		}
 	}
 	return nil
-}
-
-// release gives the right to send, and the connection, to the next.
-func (s *sender) release(conn *submission) {
-	select {
-	case <-s.closed:
-		conn.drop()
-	default:
-		s.slot <- conn
-	}
 }
 
 // compose encodes a message and finds out who receives it.
@@ -195,7 +199,7 @@ func (s *sender) connect(ctx context.Context) (*submission, error) {
 		}
 		conn.client.CommandTimeout = commandTimeout
 		conn.client.SubmissionTimeout = submissionTimeout
-		if err := conn.client.Hello("localhost"); err != nil {
+		if err := conn.client.Hello(addressLiteral(link.LocalAddr())); err != nil {
 			return err
 		}
 		what = "email: smtp login"
@@ -208,6 +212,19 @@ func (s *sender) connect(ctx context.Context) (*submission, error) {
 	return conn, nil
 }
 
+// addressLiteral returns how a client without a name introduces itself (RFC 5321 section
+// 4.1.4).
+func addressLiteral(addr net.Addr) string {
+	tcp, ok := addr.(*net.TCPAddr)
+	switch {
+	case !ok:
+		return "localhost"
+	case tcp.IP.To4() != nil:
+		return "[" + tcp.IP.String() + "]"
+	}
+	return "[IPv6:" + tcp.IP.String() + "]"
+}
+
 // login authenticates by a mechanism that the server offers.
 func (c *submission) login(a account) error {
 	switch {
@@ -217,7 +234,7 @@ func (c *submission) login(a account) error {
 		return c.client.Auth(sasl.NewLoginClient(a.username, a.password))
 	}
 	_, offered := c.client.Extension("AUTH")
-	return fmt.Errorf("the server offers neither AUTH PLAIN nor LOGIN on this port (but %q): check port and scheme", offered)
+	return fmt.Errorf("%w: the server offers neither AUTH PLAIN nor LOGIN on this port (but %q): check port and scheme", transport.ErrRefused, offered)
 }
 
 // alive reports whether a connection can be used; it asks the server if it has not
@@ -284,27 +301,28 @@ func (c *submission) drop() {
 	}
 }
 
-// close says goodbye and closes the connection.
+// close says goodbye and closes the connection, when nobody sends any more.
 func (s *sender) close(ctx context.Context) error {
 	close(s.closed)
-	var conn *submission
+	defer s.end()
 	select {
-	case conn = <-s.slot:
-	default: // even if ctx has ended, what is not in use is closed
-		select {
-		case conn = <-s.slot:
-		case <-ctx.Done():
-			return fmt.Errorf("email: close: messages are still being sent: %w", ctx.Err())
+	case conn := <-s.slot:
+		if conn != nil && !conn.broken {
+			limited, cancel := bounded(ctx, probeTimeout)
+			defer cancel()
+			// Whether the server answers makes no difference any more.
+			_ = guard(limited, conn.bare, conn.client.Quit)
 		}
+		conn.drop()
+		s.slot <- nil // for who was waiting and finds it closed
+		return nil
+	case <-ctx.Done():
+		s.end()
+		conn := <-s.slot
+		conn.drop()
+		s.slot <- nil
+		return fmt.Errorf("email: close: messages were still being sent: %w", ctx.Err())
 	}
-	if conn != nil && !conn.broken {
-		limited, cancel := bounded(ctx, probeTimeout)
-		defer cancel()
-		// Whether the server answers makes no difference any more.
-		_ = guard(limited, conn.bare, conn.client.Quit)
-	}
-	conn.drop()
-	return nil
 }
 
 // replyIn returns the server's reply that err is about, or nil.
@@ -326,7 +344,7 @@ func explainReply(about string, err error, recipient bool) error {
 	// RFC 3463: 5.7 is policy, 5.3.4 a mail that is too big, 5.2.2 a full mailbox.
 	meaning, class := transport.ErrRefused, reply.EnhancedCode
 	switch {
-	case class == smtp.EnhancedCode{5, 3, 4}, reply.Code == 552 && class != smtp.EnhancedCode{5, 2, 2}:
+	case class == smtp.EnhancedCode{5, 3, 4}, reply.Code == 552 && class != smtp.EnhancedCode{5, 2, 2} && !recipient:
 		meaning = transport.ErrTooLarge
 	case recipient && class[1] != 7:
 		meaning = transport.ErrUndeliverable
@@ -340,8 +358,9 @@ func sendError(name string, taken bool, err error) *transport.SendError {
 	if reply := replyIn(err); reply != nil {
 		e.Code = reply.Code
 	}
+	var certificate *tls.CertificateVerificationError
 	switch {
-	case errors.Is(err, transport.ErrRefused), errors.Is(err, transport.ErrUndeliverable), errors.Is(err, transport.ErrTooLarge), errors.Is(err, transport.ErrNotSupported):
+	case errors.As(err, &certificate), errors.Is(err, transport.ErrRefused), errors.Is(err, transport.ErrUndeliverable), errors.Is(err, transport.ErrTooLarge), errors.Is(err, transport.ErrNotSupported):
 		e.Outcome = transport.Permanent
 	case taken:
 		e.Outcome = transport.Unknown

@@ -162,7 +162,7 @@ func (e oversized) Error() string {
 }
 
 // fetch calls visit with each mail in a range of UIDs, with at most limit bytes of its
-// body. If IDLE is on it ends it, in the same round trip. A nil error means that the
+// body, or without it if limit is 0. If IDLE is on it ends it, in the same round trip. A nil error means that the
 // server has told everything.
 func (s *session) fetch(ctx context.Context, from, to imap.UID, limit int64, visit func(fetched)) error {
 	idling, patience := s.idling, commandTimeout
@@ -182,11 +182,11 @@ func (s *session) fetch(ctx context.Context, from, to imap.UID, limit int64, vis
 			}
 		}
 		// Not "from:*", which would always mean the last mail too.
-		command := s.client.Fetch(imap.UIDSet{{Start: from, Stop: to}}, &imap.FetchOptions{
-			UID:         true,
-			RFC822Size:  true,
-			BodySection: []*imap.FetchItemBodySection{{Peek: true, Partial: &imap.SectionPartial{Size: limit}}},
-		})
+		options := &imap.FetchOptions{UID: true, RFC822Size: true}
+		if limit > 0 {
+			options.BodySection = []*imap.FetchItemBodySection{{Peek: true, Partial: &imap.SectionPartial{Size: limit}}}
+		}
+		command := s.client.Fetch(imap.UIDSet{{Start: from, Stop: to}}, options)
 		err := s.readAll(command, limit, progress, visit)
 		if err != nil {
 			s.bare.Close() // instead of reading what was not asked for
