@@ -40,7 +40,7 @@ func New(carrier transport.Carrier, options *transport.Options) (*transport.Node
 // path means the file that email.FindConfig finds. ctx bounds the opening only.
 //
 // Open connects to both servers: when one can't be reached or refuses the account, the
-// error says which and why. The node receives what arrives from then on.
+// error says which and why. What has arrived in the mailbox before is not received.
 func Open(ctx context.Context, path string) (*transport.Node, error) {
 	if path == "" {
 		var err error

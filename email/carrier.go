@@ -34,8 +34,9 @@ type Carrier struct {
 
 var _ transport.Carrier = (*Carrier)(nil)
 
-// Open connects to both servers of the account and logs in. Everything that arrives in
-// the inbox after Open has returned is seen, and nothing before. ctx bounds only Open.
+// Open connects to both servers of the account and logs in. Nothing that has arrived in
+// the inbox before is received, and everything that arrives after somebody has stated an
+// interest. ctx bounds only Open.
 //
 // Its errors say which server, what failed and what to do; a wrong password wraps
 // transport.ErrRefused.

@@ -105,6 +105,9 @@ func ParseConfig(data []byte, path string) (Config, error) {
 	if len(root.Content) == 0 {
 		return Config{}, fmt.Errorf("email: configuration: %s: the file is empty", path)
 	}
+	if err := decoder.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
+		return Config{}, fmt.Errorf("email: configuration: %s: there is more than one YAML document", path)
+	}
 	var c Config
 	p := &parser{file: path}
 	c.settings(filepath.Dir(path))(p, "", root.Content[0])
@@ -307,10 +310,12 @@ func parseAddress(s string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("%q is not a mail address", s)
 	}
-	if strings.ContainsFunc(a.Address, func(r rune) bool { return r > '~' }) {
-		return "", fmt.Errorf("%q has characters that mail can't carry everywhere (RFC 6531)", s)
+	if strings.ContainsFunc(a.Address, func(r rune) bool { return r > '~' || r < ' ' || r == '<' || r == '>' }) {
+		return "", fmt.Errorf("%q has characters that mail can't carry everywhere", s)
 	}
-	return a.Address, nil
+	// As it is written: with quotation marks where the local part needs them.
+	written := (&mail.Address{Address: a.Address}).String()
+	return written[1 : len(written)-1], nil
 }
 
 func addAddress(to *[]string) func(string) error {

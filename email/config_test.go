@@ -93,6 +93,7 @@ func TestParseConfigErrors(t *testing.T) {
 	replace := func(old, new string) string { return strings.Replace(minimal, old, new, 1) }
 	for _, test := range []struct{ name, text, want string }{
 		{"empty", "", "c/email.yml: the file is empty"},
+		{"two documents", minimal + "---\nemail: 1\n", "c/email.yml: there is more than one YAML document"},
 		{"not YAML", "email: [", "c/email.yml: yaml: line 1"},
 		{"not a mapping", "hello", "c/email.yml:1: this must be a section"},
 		{"no email", "routes: []", "c/email.yml:1: email: this key is required"},

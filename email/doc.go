@@ -4,7 +4,8 @@
 //
 // [Open] turns a [Config] into a [Carrier], which a transport.Node owns. Several nodes
 // may share one account: each sees every mail, and takes what it has interests in. The
-// inbox is only read. No mail in it is changed, marked or deleted.
+// inbox is only read: no mail in it is changed, marked or deleted, unless the option
+// skipped says so.
 //
 // # Configuration
 //
@@ -25,9 +26,15 @@
 //	  intraprocess: false              # true: no mail at all
 //	  tls:
 //	    ca-file: ca.pem                # authorities to trust besides the system's
+//	  people: [ann@example.com, "@example.org"]  # who may publish and call by mail
+//	  skipped:                         # mail that is none of ours; one of:
+//	    flag: $NotPostbus              # gets this keyword
+//	    move: Not postbus              # goes to this folder
+//	  compat: rmw_email                # all messages are for rmw_email
 //	routes:                            # the first that matches counts
 //	  - pattern: /robot/>
 //	    to: [robot@example.com]
+//	    compat: rmw_email              # these messages are for rmw_email
 //	limits:
 //	  max-body: 16777216               # bytes
 //
@@ -54,6 +61,37 @@
 // transport.ErrRefused for an account or a mail that the server does not want, and
 // transport.ErrTooLarge for one above its limit, which is checked before sending.
 //
+// # Bounces
+//
+// A mail server that can't deliver what it has taken writes back: a delivery status
+// notification (RFC 3464) or a report in a form of its own. If it is about a message of an
+// entity of this node it is delivered as transport.Undeliverable, with the recipient, the
+// codes and the words of the server: a call fails at once, with transport.ErrUndeliverable,
+// and a publisher that asked for it is told. One recipient of several is enough. Reports
+// about others are logged (Info), for in a mailbox that nodes share everybody sees them; so
+// are those that a mail is only late, or has been delivered (Debug).
+//
+// A report is as good as whoever wrote it. It has to name the Message-ID, which only the
+// recipients of a message and the servers on its way know.
+//
+// # People
+//
+// A person can answer a call from any mail client: the reply is the response, Person is
+// set, and Body is the person's own words as UTF-8 text, without quotation and signature.
+// It is recognised by In-Reply-To or References alone; whoever knows the Message-ID can
+// answer. Out-of-office notes, mailing lists and other automatic mail (RFC 3834) never are
+// an answer. Of mail above 64 KiB only the text in the first 64 KiB counts.
+//
+// With the option people, those on the list also publish to topics and call services: by
+// an ordinary mail whose Subject is the name of a service that is served here, or else of a
+// topic that is subscribed to. A service answers with a mail of its own, the result or the
+// error as text. A reply to a topic message says something on the topic; a reply in
+// a thread that a message began is never a request, for it may be the answer to a call of
+// another node. The list is a convenience and no protection: anybody can write any
+// sender into a mail, and only a server that checks them (SPF, DKIM and DMARC) and refuses
+// forged ones makes it one. What such a service does should be harmless, and the address
+// that its answer goes to may be a stranger's.
+//
 // # What is delivered
 //
 // Everything that arrives in the inbox after Open, in the order of its arrival there,
@@ -66,7 +104,16 @@
 //
 // Mail that is not postbus', is damaged, is above the limit or can't be fetched is
 // skipped with a line in the log and never delays what follows. Mail above 64 KiB is
-// only fetched entirely if its header shows that somebody wants it.
+// only fetched entirely if its header shows that somebody wants it. Carrier.Skipped
+// counts what is skipped, by reason.
+//
+// With the option skipped such mail also gets a keyword, or is moved to a folder, which is
+// created if it is missing: in portions, after what else has arrived has been
+// delivered. What the server refuses is logged, once until it works again, and left as it
+// is. On a server without MOVE and UIDPLUS moved mail stays in the inbox as deleted, until
+// some client expunges it. The option is for an account that one node has for itself: an
+// answer or request that a person has written to another node looks foreign here.
+// Messages that nobody here wants, and reports of mail servers, are never touched.
 //
 // # When it is delivered
 //
@@ -77,6 +124,16 @@
 // which common servers delay IDLE notifications. Once a minute, or once in a
 // polling-period, it looks in any case, because notifications get lost. A server
 // without IDLE is looked at every second.
+//
+// # Programs of rmw_email
+//
+// Mail of rmw_email 0.8 is read as it is, and its clients get answers that they can read.
+// For all else that programs of rmw_email are to read, compat: rmw_email makes the whole
+// node, or the messages of a route (the first that matches counts), write its format (see
+// wire.EncodeRMW). What that can't carry is refused with an error that wraps
+// transport.ErrNotSupported, or transport.ErrTooLarge: binary data and some 24,000 bytes
+// are the limit. Text beyond ASCII needs a server with 8BITMIME (RFC 6152). People are
+// answered in the usual form all the same.
 //
 // # Outages
 //
@@ -92,5 +149,5 @@
 // arrives from then on.
 //
 // A silent server is a lost one: each command must be answered, or make progress,
-// within 30 seconds, a whole mail within two minutes.
+// within 30 seconds, the end of a mail within two minutes.
 package email
