@@ -27,9 +27,8 @@
 //	  tls:
 //	    ca-file: ca.pem                # authorities to trust besides the system's
 //	  people: [ann@example.com, "@example.org"]  # who may publish and call by mail
-//	  skipped:                         # mail that is none of ours; one of:
-//	    flag: $NotPostbus              # gets this keyword
-//	    move: Not postbus              # goes to this folder
+//	  skipped:                         # what happens to mail that is none of ours: this
+//	    flag: $NotPostbus              # gives it a keyword, "move: FOLDER" moves it
 //	  compat: rmw_email                # all messages are for rmw_email
 //	routes:                            # the first that matches counts
 //	  - pattern: /robot/>

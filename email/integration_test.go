@@ -128,10 +128,10 @@ func realNode(t testing.TB, config email.Config) *bench {
 func (b *bench) wantAll(n uint64) {
 	b.Helper()
 	seen := make(map[uint64]bool)
-	for range n {
+	for uint64(len(seen)) < n {
 		select {
 		case m := <-b.got:
-			if seen[m.Info.Sequence] {
+			if seen[m.Info.Sequence] && !b.twice {
 				b.Errorf("message %d came twice", m.Info.Sequence)
 			}
 			seen[m.Info.Sequence] = true
@@ -160,6 +160,8 @@ func TestRealOutages(t *testing.T) {
 		}
 	}
 	b := selfNode(t)
+	// Postfix delivers again what Dovecot has stored without having the time to say so.
+	b.twice = true
 	for range 5 {
 		b.send()
 	}
@@ -180,13 +182,13 @@ func TestRealOutages(t *testing.T) {
 	b.sent--
 	run("start", "smtp")
 	b.send()
-	select {
-	case m := <-b.got:
-		if m.Info.Sequence != 11 {
-			t.Errorf("message %d came", m.Info.Sequence)
+	for last := uint64(0); last != 11; {
+		select {
+		case m := <-b.got:
+			last = m.Info.Sequence
+		case <-time.After(2 * time.Minute):
+			t.Fatal("the last message did not come")
 		}
-	case <-time.After(2 * time.Minute):
-		t.Error("the last message did not come")
 	}
 }
 
