@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"iter"
+	"mime"
 	"net/mail"
 	"slices"
 	"strings"
@@ -28,8 +29,13 @@ func formatAddress(s string) (string, error) {
 	if !printable(text) {
 		return "", fmt.Errorf("address %.80q has characters that mail can't carry everywhere (RFC 6531)", s)
 	}
-	if parsed.Name == "" {
+	switch {
+	case parsed.Name == "":
 		text = strings.TrimSuffix(strings.TrimPrefix(text, "<"), ">")
+	case strings.Contains(parsed.Name, `\`) && !printable(parsed.Name):
+		// net/mail escapes the backslash in the encoded word, and can't read it then.
+		name := mime.BEncoding.Encode("utf-8", strings.ToValidUTF8(parsed.Name, "\uFFFD"))
+		text = name + " " + (&mail.Address{Address: parsed.Address}).String()
 	}
 	return text, nil
 }

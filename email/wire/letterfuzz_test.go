@@ -113,12 +113,12 @@ func FuzzQuote(f *testing.F) {
 			}
 		}
 		if !strings.ContainsAny(text, ">-_:") && !strings.Contains(strings.ToLower(text), "sent") && len(lines) < maxLines {
-			if isMobileSignature(lastLine(text)) {
-				return
-			}
 			var all []string
 			for _, l := range lines {
 				all = append(all, strings.TrimRight(l.text, " \t"))
+			}
+			if isMobileSignature(lastLine(strings.Join(all, "\n"))) {
+				return
 			}
 			if want := strings.TrimSpace(strings.Join(all, "\n")); strings.TrimSpace(got) != want && !strings.ContainsRune(text, '：') {
 				t.Fatalf("%q became %q", want, got)
