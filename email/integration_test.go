@@ -124,21 +124,22 @@ func realNode(t testing.TB, config email.Config) *bench {
 	return b
 }
 
-// wantAll waits for messages 1 to n in any order, each once.
-func (b *bench) wantAll(n uint64) {
+// wantAll waits for messages 1 to n in any order, and returns how many came again.
+func (b *bench) wantAll(n uint64) (again int) {
 	b.Helper()
 	seen := make(map[uint64]bool)
 	for uint64(len(seen)) < n {
 		select {
 		case m := <-b.got:
-			if seen[m.Info.Sequence] && !b.twice {
-				b.Errorf("message %d came twice", m.Info.Sequence)
+			if seen[m.Info.Sequence] {
+				again++
 			}
 			seen[m.Info.Sequence] = true
 		case <-time.After(2 * time.Minute):
 			b.Fatalf("only %d of %d messages came", len(seen), n)
 		}
 	}
+	return again
 }
 
 func TestRealMany(t *testing.T) {
@@ -147,7 +148,9 @@ func TestRealMany(t *testing.T) {
 	for range n {
 		b.send()
 	}
-	b.wantAll(n)
+	if again := b.wantAll(n); again > 0 {
+		t.Errorf("%d messages came twice", again)
+	}
 }
 
 // TestRealOutages: the servers go away in the middle, one after the other.
@@ -160,8 +163,8 @@ func TestRealOutages(t *testing.T) {
 		}
 	}
 	b := selfNode(t)
-	// Postfix delivers again what Dovecot has stored without having the time to say so.
-	b.twice = true
+	// Messages may come twice: Postfix delivers again what Dovecot has stored without
+	// having had the time to say so.
 	for range 5 {
 		b.send()
 	}

@@ -26,7 +26,6 @@ type bench struct {
 	gid     transport.GID
 	sent    uint64
 	got     chan *transport.Message
-	twice   bool // messages may come twice
 }
 
 func newBench(t testing.TB, config mailserver.Config, logger *slog.Logger) *bench {
