@@ -141,7 +141,7 @@ func (c *Carrier) Address() string { return c.address }
 // Receive implements transport.Receiver.
 func (c *Carrier) Receive(interest transport.Interest, deliver func(transport.Delivery)) (stop func(), err error) {
 	switch interest.Kind {
-	case transport.TopicMessage, transport.Request, transport.Response:
+	case transport.TopicMessage, transport.Request, transport.Response, transport.Undeliverable:
 	default:
 		return nil, fmt.Errorf("email: an interest in %v: %w", interest.Kind, transport.ErrNotSupported)
 	}

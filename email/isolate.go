@@ -71,33 +71,39 @@ func (r *receiver) fetchEach(ctx context.Context) (more bool, err error) {
 // fetchOne delivers a mail, or notes that it could not be fetched. An error means that
 // the connection is lost.
 func (r *receiver) fetchOne(ctx context.Context, uid imap.UID) error {
-	missing, large := false, false
+	missing, large, done := false, false, false
+	// What has come counts, whatever the server says after it.
+	finish := func() { done = true; r.cursor.delivered(uid) }
 	err := r.session.fetch(ctx, uid, uid, headBytes, func(f fetched) {
-		if missing = !f.hasBody; !missing {
-			large = r.needsRest(f)
+		if missing = !f.hasBody; done || missing {
+			return
+		}
+		if large = r.needsRest(f); !large {
+			finish()
 		}
 	})
 	if large && err == nil {
 		err = r.session.fetch(ctx, uid, uid, r.maxMail, func(f fetched) {
-			if missing = !f.hasBody; !missing {
+			if missing = !f.hasBody; !done && !missing {
 				r.process(f)
-				large = false
+				finish()
 			}
 		})
 	}
-	tooMuch, oversize := errors.AsType[oversized](err)
-	switch {
-	case err == nil && !missing: // or it has been deleted
-		r.cursor.delivered(uid)
-		return nil
-	case oversize:
+	if tooMuch, ok := errors.AsType[oversized](err); ok && !done {
 		r.skip(uid, UnfetchableMail, tooMuch)
-		r.cursor.delivered(uid)
-		return err
-	case err == nil:
+		finish()
+	}
+	if err == nil && !missing {
+		r.cursor.delivered(uid) // or it has been deleted
+		return nil
+	}
+	if err == nil {
 		err = errNoBody
 	}
-	r.failedAlone(uid, err)
+	if !done {
+		r.failedAlone(uid, err)
+	}
 	if err == errNoBody || isNo(err) {
 		return nil
 	}

@@ -123,7 +123,7 @@ func (c *Carrier) Send(ctx context.Context, msgs ...*transport.Message) error {
 // messages other than topic messages, requests and responses.
 func (c *Carrier) Receive(in transport.Interest, deliver func(transport.Delivery)) (stop func(), err error) {
 	switch in.Kind {
-	case transport.TopicMessage, transport.Request, transport.Response:
+	case transport.TopicMessage, transport.Request, transport.Response, transport.Undeliverable:
 	default:
 		return nil, fmt.Errorf("an interest in %v: %w", in.Kind, transport.ErrNotSupported)
 	}

@@ -37,7 +37,7 @@ func NewPublisher(node *transport.Node, name string, options ...PublisherOption)
 		return p, nil
 	}
 	var err error
-	interest := transport.Interest{Kind: transport.Response, Name: name, Client: p.gid}
+	interest := transport.Interest{Kind: transport.Undeliverable, Name: name, Client: p.gid}
 	if p.bounces, err = queue.Attach(node, interest, transport.QoS{KeepAll: true}, nil); err != nil {
 		return nil, fmt.Errorf("publisher: %w", err)
 	}
@@ -46,11 +46,9 @@ func NewPublisher(node *transport.Node, name string, options ...PublisherOption)
 
 // report tells the program of a message that came back.
 func (p *Publisher) report(_ context.Context, d transport.Delivery) {
-	if d.Message.Kind == transport.Undeliverable {
-		_, sequence, _ := d.Message.Caller()
-		p.bounced(sequence, fmt.Errorf("publish %s: message %d: %w", p.name, sequence, d.Message.Bounce()))
-	}
-	d.Ack() // what else answers a topic message is nobody's business
+	_, sequence, _ := d.Message.Caller()
+	p.bounced(sequence, fmt.Errorf("publish: message %d: %w", sequence, d.Message.Bounce(p.name)))
+	d.Ack()
 }
 
 // Name returns the name of the topic.

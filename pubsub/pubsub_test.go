@@ -465,6 +465,9 @@ type bouncing struct {
 }
 
 func (c bouncing) Receive(i transport.Interest, deliver func(transport.Delivery)) (func(), error) {
+	if i.Kind != transport.Undeliverable {
+		return c.Carrier.Receive(i, deliver)
+	}
 	c.deliver[i.Client] = deliver
 	return func() { delete(c.deliver, i.Client) }, nil
 }
@@ -474,10 +477,6 @@ func (c bouncing) Send(ctx context.Context, msgs ...*transport.Message) error {
 		if deliver := c.deliver[m.Info.PublisherGID]; deliver != nil && m.Info.Sequence%2 == 0 {
 			deliver(transport.Delivery{Message: &transport.Message{Kind: transport.Undeliverable, InReplyTo: m.ID,
 				Error: &transport.RemoteError{Code: 550, Text: "no such user"}}})
-		}
-		// A person's remark about it is no bounce.
-		if deliver := c.deliver[m.Info.PublisherGID]; deliver != nil {
-			deliver(transport.Delivery{Message: &transport.Message{Kind: transport.Response, InReplyTo: m.ID, Person: true}})
 		}
 	}
 	return nil

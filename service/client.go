@@ -163,7 +163,7 @@ func (c *Client) await(ctx context.Context, call *call) (*transport.Message, err
 	case err == nil && answer.Kind == transport.ErrorResponse:
 		err = answer.Error
 	case err == nil && answer.Kind == transport.Undeliverable:
-		err = answer.Bounce()
+		err = answer.Bounce(c.name)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("call %s: %w", c.name, err)

@@ -60,14 +60,14 @@ type Carrier interface {
 
 // Interest says which messages a receiver is to deliver.
 type Interest struct {
-	// Kind is TopicMessage, Request or Response; an interest in Response covers
-	// ErrorResponse and Undeliverable.
+	// Kind is TopicMessage, Request, Response or Undeliverable; an interest in
+	// Response covers ErrorResponse and Undeliverable.
 	Kind Kind
 	// Name is the name or name pattern (see ValidatePattern) of the topic or
-	// service. It is not used for Response.
+	// service. It is not used for Response and Undeliverable.
 	Name string
 	// Client is, for Response, the client whose answers are wanted: those whose
-	// Info.ClientGID it is, and those without one whose InReplyTo leads to it. It can
-	// be any other entity that sends, and wants to know what is Undeliverable.
+	// Info.ClientGID it is, and those without one whose InReplyTo leads to it. For
+	// Undeliverable it is the entity, of any kind, that sent what came back.
 	Client GID
 }

@@ -15,7 +15,7 @@ type Dispatcher struct {
 	mu       sync.RWMutex
 	exact    map[subject]registrations
 	patterns map[patternRoot]*patternNode
-	clients  map[GID]registrations
+	senders  map[sender]registrations
 	count    int
 }
 
@@ -23,6 +23,12 @@ type Dispatcher struct {
 type subject struct {
 	kind Kind
 	name string
+}
+
+// sender is what an interest in what comes back to an entity is filed under.
+type sender struct {
+	kind Kind // Response or Undeliverable
+	gid  GID
 }
 
 // patternRoot selects one of the tries: patterns of names that begin with "/" and
@@ -77,8 +83,8 @@ func (d *Dispatcher) Add(interest Interest, deliver func(Delivery)) (remove func
 // change replaces the registrations filed under an interest. d.mu is held.
 func (d *Dispatcher) change(interest Interest, f func(registrations) registrations) {
 	switch {
-	case interest.Kind == Response:
-		changeEntry(&d.clients, interest.Client, f)
+	case interest.Kind == Response || interest.Kind == Undeliverable:
+		changeEntry(&d.senders, sender{interest.Kind, interest.Client}, f)
 	case isPattern(interest.Name):
 		d.changePattern(interest, f)
 	default:
@@ -155,7 +161,10 @@ func (n *patternNode) match(name string, sep byte, more bool, visit func(registr
 func (d *Dispatcher) visit(m *Message, f func(registrations)) {
 	if m.Kind == Response || m.Kind == ErrorResponse || m.Kind == Undeliverable {
 		if client, _, ok := m.Caller(); ok {
-			f(d.clients[client])
+			f(d.senders[sender{Response, client}])
+			if m.Kind == Undeliverable {
+				f(d.senders[sender{Undeliverable, client}])
+			}
 		}
 		return
 	}

@@ -265,3 +265,33 @@ func BenchmarkDispatcherAdd(b *testing.B) {
 		})
 	}
 }
+
+// What comes back goes to those who want answers, and to those who want nothing else.
+func TestDispatcherUndeliverable(t *testing.T) {
+	var d transport.Dispatcher
+	gid := transport.NewGID()
+	var client, publisher []transport.Kind
+	d.Add(transport.Interest{Kind: transport.Response, Client: gid}, func(d transport.Delivery) { client = append(client, d.Message.Kind) })
+	remove := d.Add(transport.Interest{Kind: transport.Undeliverable, Client: gid}, func(d transport.Delivery) { publisher = append(publisher, d.Message.Kind) })
+	for _, kind := range []transport.Kind{transport.Response, transport.ErrorResponse, transport.Undeliverable} {
+		m := &transport.Message{Kind: kind, InReplyTo: transport.NewID(gid, 1, "host")}
+		want := 1
+		if kind == transport.Undeliverable {
+			want = 2
+		}
+		if n := d.Dispatch(transport.Delivery{Message: m}); n != want || !d.Wants(m) {
+			t.Errorf("%v was dispatched %d times, want %d", kind, n, want)
+		}
+		stranger := &transport.Message{Kind: kind, InReplyTo: transport.NewID(transport.NewGID(), 1, "host")}
+		if n := d.Dispatch(transport.Delivery{Message: stranger}); n != 0 {
+			t.Errorf("%v of another entity was dispatched %d times", kind, n)
+		}
+	}
+	if len(client) != 3 || len(publisher) != 1 || publisher[0] != transport.Undeliverable {
+		t.Errorf("the client got %v, the publisher %v", client, publisher)
+	}
+	remove()
+	if d.Len() != 1 {
+		t.Errorf("%d interests are left, want 1", d.Len())
+	}
+}

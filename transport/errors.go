@@ -115,10 +115,10 @@ func (e *SendError) Error() string {
 // Unwrap returns the cause.
 func (e *SendError) Unwrap() error { return e.Err }
 
-// Bounce returns the error that an Undeliverable stands for: a [*SendError] that wraps
-// ErrUndeliverable.
-func (m *Message) Bounce() error {
-	e := &SendError{Name: m.Name, Outcome: Permanent, Err: ErrUndeliverable}
+// Bounce returns the error that an Undeliverable stands for, about a message to name: a
+// [*SendError] that wraps ErrUndeliverable.
+func (m *Message) Bounce(name string) error {
+	e := &SendError{Name: name, Outcome: Permanent, Err: ErrUndeliverable}
 	if m.Error != nil {
 		e.Code = m.Error.Code
 		e.Err = fmt.Errorf("%w: %s", ErrUndeliverable, m.Error.Text)

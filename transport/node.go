@@ -107,6 +107,10 @@ func NewNode(carrier Carrier, options *Options) (*Node, error) {
 // answers to its messages go.
 func (n *Node) Address() string { return n.carrier.Address() }
 
+// Carrier returns the carrier of the node, for what only some carriers can do or tell. The
+// node goes on to own it.
+func (n *Node) Carrier() Carrier { return n.carrier }
+
 // Logger returns the logger of the node, never nil.
 func (n *Node) Logger() *slog.Logger { return n.logger }
 
@@ -175,7 +179,7 @@ func (n *Node) end() {
 // node goes on to drain the sink, and its Close waits for that too. Errors: those of
 // ValidatePattern, ErrClosed, and the carrier's.
 func (n *Node) Receive(interest Interest, sink Sink) (stop func(), err error) {
-	if interest.Kind != Response {
+	if interest.Kind != Response && interest.Kind != Undeliverable {
 		if err := ValidatePattern(interest.Name); err != nil {
 			return nil, err
 		}

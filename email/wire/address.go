@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"fmt"
 	"iter"
-	"mime"
 	"net/mail"
 	"slices"
 	"strings"
@@ -29,13 +28,12 @@ func formatAddress(s string) (string, error) {
 	if !printable(text) {
 		return "", fmt.Errorf("address %.80q has characters that mail can't carry everywhere (RFC 6531)", s)
 	}
-	switch {
-	case parsed.Name == "":
-		text = strings.TrimSuffix(strings.TrimPrefix(text, "<"), ">")
-	case strings.Contains(parsed.Name, `\`) && !printable(parsed.Name):
-		// net/mail escapes the backslash in the encoded word, and can't read it then.
-		name := mime.BEncoding.Encode("utf-8", strings.ToValidUTF8(parsed.Name, "\uFFFD"))
-		text = name + " " + (&mail.Address{Address: parsed.Address}).String()
+	if parsed.Name == "" {
+		return strings.TrimSuffix(strings.TrimPrefix(text, "<"), ">"), nil
+	}
+	// There are display names that net/mail writes and then can't read.
+	if bareAddress([]byte(text)) == "" {
+		return "", fmt.Errorf("address %.80q has a display name that can't be written", s)
 	}
 	return text, nil
 }
