@@ -28,8 +28,8 @@ func (m *Message) validate(maxBody int) error {
 		}
 	}
 	if m.ContentType != "" {
-		if err := validateContentType(m.ContentType); err != nil {
-			return fmt.Errorf("send %s: %w: content type %.80q %w", m.Name, ErrInvalidHeader, m.ContentType, err)
+		if err := ValidateContentType(m.ContentType); err != nil {
+			return fmt.Errorf("send %s: %w", m.Name, err)
 		}
 	}
 	if m.Filename != "" {
@@ -60,9 +60,17 @@ func (m *Message) validateKind() error {
 	return nil
 }
 
-// validateContentType checks that s is a media type (RFC 2045 section 5.1) that can
-// travel in a header field unchanged.
-func validateContentType(s string) error {
+// ValidateContentType checks that s is a media type (RFC 2045 section 5.1) that can
+// travel in a header field unchanged: at most MaxContentType bytes of printable ASCII
+// without blanks at either end, and with a subtype. Its errors wrap ErrInvalidHeader.
+func ValidateContentType(s string) error {
+	if err := checkContentType(s); err != nil {
+		return fmt.Errorf("%w: content type %.80q %w", ErrInvalidHeader, s, err)
+	}
+	return nil
+}
+
+func checkContentType(s string) error {
 	if len(s) > MaxContentType {
 		return fmt.Errorf("has %d bytes, at most %d are allowed", len(s), MaxContentType)
 	}

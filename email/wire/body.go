@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/base64"
 	"encoding/binary"
-	"errors"
 	"io"
 	"mime"
 	"mime/quotedprintable"
@@ -342,7 +341,7 @@ func (h *header) contentType() (string, error) {
 		case binaryWord:
 			return binaryType, nil
 		}
-		if err := validContentType(declared); err != nil {
+		if err := transport.ValidateContentType(declared); err != nil {
 			return "", malformed("%s: %v", headerBodyType, err)
 		}
 		return declared, nil
@@ -351,7 +350,7 @@ func (h *header) contentType() (string, error) {
 		return "", nil
 	}
 	declared := strings.ReplaceAll(string(written), "\t", " ")
-	if err := validContentType(declared); err != nil {
+	if err := transport.ValidateContentType(declared); err != nil {
 		return "", malformed("%s: %v", fieldNames[fieldContentType], err)
 	}
 	if isDefaultType(declared) {
@@ -384,22 +383,6 @@ func isDefaultType(contentType string) bool {
 		return charset == "utf-8" || charset == "us-ascii" || charset == "unknown-8bit"
 	}
 	return (kind == "text/plain" || kind == binaryType) && len(parameters) == 0
-}
-
-// validContentType checks that a content type can travel in a header field unchanged.
-func validContentType(s string) error {
-	switch {
-	case len(s) > MaxContentType:
-		return errors.New("the content type is too long")
-	case !printable(s) || strings.TrimSpace(s) != s:
-		return errors.New("the content type has characters that are not allowed")
-	case !strings.Contains(s, "/"):
-		return errors.New("the content type has no subtype")
-	}
-	if _, _, err := mime.ParseMediaType(s); err != nil {
-		return errors.New("the content type has no valid syntax (RFC 2045 section 5.1)")
-	}
-	return nil
 }
 
 // printable reports whether s is ASCII without control characters.

@@ -347,7 +347,7 @@ func FuzzRMW(f *testing.F) {
 		} else {
 			m.Body = body
 		}
-		if m.ContentType = contentType; contentType != "" && validContentType(contentType) != nil {
+		if m.ContentType = contentType; contentType != "" && transport.ValidateContentType(contentType) != nil {
 			m.ContentType = ""
 		}
 		if m.Header = (transport.Header{{Name: name, Value: value}, {Name: "Y", Value: "z"}}); m.Header.Validate() != nil {

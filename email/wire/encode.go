@@ -66,7 +66,7 @@ func check(m *transport.Message) error {
 		return fmt.Errorf("the message's source time %s can't be counted in nanoseconds", t.UTC().Format(time.RFC3339))
 	}
 	if m.ContentType != "" {
-		if err := validContentType(m.ContentType); err != nil {
+		if err := transport.ValidateContentType(m.ContentType); err != nil {
 			return err
 		}
 	}

@@ -92,7 +92,7 @@ func FuzzRoundTrip(f *testing.F) {
 				m.Filename = filename
 			}
 		}
-		if m.ContentType = contentType; contentType != "" && validContentType(contentType) != nil {
+		if m.ContentType = contentType; contentType != "" && transport.ValidateContentType(contentType) != nil {
 			m.ContentType = ""
 		}
 		if m.Header = (transport.Header{{Name: name, Value: value}, {Name: "Y", Value: "z"}}); m.Header.Validate() != nil {
