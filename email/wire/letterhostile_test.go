@@ -2,6 +2,7 @@ package wire
 
 import (
 	"fmt"
+	"math"
 	"runtime"
 	"strings"
 	"testing"
@@ -172,13 +173,18 @@ func TestHostileMemory(t *testing.T) {
 	}
 	for name, raw := range cases {
 		t.Run(name, func(t *testing.T) {
-			var before, after runtime.MemStats
-			runtime.ReadMemStats(&before)
-			decodeAll(t, raw)
-			runtime.ReadMemStats(&after)
-			if got, most := after.TotalAlloc-before.TotalAlloc, uint64(40*len(raw)+16<<20); got > most {
-				t.Errorf("%d bytes allocated for a mail of %d", got, len(raw))
+			// The least of several tries counts: pools are emptied at any time.
+			least, most := uint64(math.MaxUint64), uint64(40*len(raw)+16<<20)
+			for range 10 {
+				var before, after runtime.MemStats
+				runtime.ReadMemStats(&before)
+				decodeAll(t, raw)
+				runtime.ReadMemStats(&after)
+				if least = min(least, after.TotalAlloc-before.TotalAlloc); least <= most {
+					return
+				}
 			}
+			t.Errorf("%d bytes allocated for a mail of %d", least, len(raw))
 		})
 	}
 }
