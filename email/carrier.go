@@ -145,6 +145,9 @@ func (c *Carrier) Receive(interest transport.Interest, deliver func(transport.De
 	default:
 		return nil, fmt.Errorf("email: an interest in %v: %w", interest.Kind, transport.ErrNotSupported)
 	}
+	if interest.Tracked() || interest.Last > 0 {
+		return nil, fmt.Errorf("email: a durable interest, a group, or the last messages: %w", transport.ErrNotSupported)
+	}
 	if c.closed.Load() {
 		return nil, fmt.Errorf("email carrier is %w", transport.ErrClosed)
 	}

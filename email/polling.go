@@ -56,21 +56,5 @@ func (p pace) next() (wait time.Duration, idle bool) {
 	return wait, p.canIdle && (p.prompt || wait >= idleWorth)
 }
 
-// The delays between attempts to reconnect.
-const (
-	firstDelay   = 100 * time.Millisecond
-	longestDelay = 30 * time.Second
-	// refusedDelay is that between attempts with an account that is refused.
-	refusedDelay = time.Minute
-)
-
-// backOff returns how long to wait after so many failed attempts: twice as long each
-// time, and shortened at random by up to a half (jitter is from 0 to 1), so that many
-// clients of a server that comes back do not come all at once.
-func backOff(failed int, jitter float64) time.Duration {
-	delay := longestDelay
-	if failed < 10 {
-		delay = min(firstDelay<<failed, longestDelay)
-	}
-	return delay - time.Duration(jitter*float64(delay/2))
-}
+// refusedDelay is that between attempts to reconnect with an account that is refused.
+const refusedDelay = time.Minute

@@ -33,14 +33,3 @@ func TestPace(t *testing.T) {
 		}
 	}
 }
-
-func TestBackOff(t *testing.T) {
-	for _, test := range []struct {
-		failed int
-		want   time.Duration
-	}{{0, 100 * time.Millisecond}, {3, 800 * time.Millisecond}, {9, 30 * time.Second}, {1000, 30 * time.Second}} {
-		if longest, shortest := backOff(test.failed, 0), backOff(test.failed, 1); longest != test.want || shortest != test.want/2 {
-			t.Errorf("after %d failures %v to %v, want %v to %v", test.failed, shortest, longest, test.want/2, test.want)
-		}
-	}
-}

@@ -5,12 +5,12 @@ import (
 	"errors"
 	"log/slog"
 	"math"
-	"math/rand/v2"
 	"sync/atomic"
 	"time"
 
 	"github.com/emersion/go-imap/v2"
 
+	"github.com/postbus/postbus/internal/backoff"
 	"github.com/postbus/postbus/transport"
 )
 
@@ -120,7 +120,7 @@ func (r *receiver) reconnect(ctx context.Context) bool {
 	since := time.Now()
 	refused := false
 	for {
-		delay := backOff(r.failed, rand.Float64())
+		delay := backoff.Delay(r.failed + 1)
 		if refused {
 			delay = refusedDelay // more tries get the account locked
 		}
@@ -153,7 +153,7 @@ func (r *receiver) disconnect() {
 		return
 	}
 	// Only a connection that lasts shows that the trouble is over.
-	if time.Since(r.session.opened) > longestDelay {
+	if time.Since(r.session.opened) > backoff.Longest {
 		r.failed = 0
 	}
 	r.session.close()

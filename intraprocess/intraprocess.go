@@ -127,6 +127,9 @@ func (c *Carrier) Receive(in transport.Interest, deliver func(transport.Delivery
 	default:
 		return nil, fmt.Errorf("an interest in %v: %w", in.Kind, transport.ErrNotSupported)
 	}
+	if in.Tracked() || in.Last > 0 {
+		return nil, fmt.Errorf("a durable interest, a group, or the last messages: %w", transport.ErrNotSupported)
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed.Load() {

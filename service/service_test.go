@@ -764,7 +764,7 @@ func (c *failOnce) Send(ctx context.Context, msgs ...*transport.Message) error {
 		c.sent = append(c.sent, m.ID)
 		if !c.failed {
 			c.failed = true
-			return &transport.SendError{Name: m.Name, Outcome: transport.Unknown, Err: errors.New("connection lost")}
+			return &transport.SendError{Name: m.Name, Outcome: transport.Permanent, Err: errors.New("no")}
 		}
 	}
 	return c.Carrier.Send(ctx, msgs...)

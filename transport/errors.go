@@ -36,6 +36,14 @@ var (
 	// ErrNotSupported says that the carrier in use cannot do what was asked.
 	ErrNotSupported = errors.New("not supported by this carrier")
 
+	// ErrFull says that what is to keep a message until it can be sent has no room for
+	// it: an outbox.
+	ErrFull = errors.New("full")
+
+	// ErrInUse says that something that only one can use at a time is in use: a durable
+	// name, a file.
+	ErrInUse = errors.New("in use")
+
 	// ErrInvalidName is wrapped by the errors of [ValidateName] and [ValidatePattern].
 	ErrInvalidName = errors.New("invalid name")
 
@@ -93,6 +101,9 @@ type SendError struct {
 	Name string
 	// Outcome says whether to try again, and whether it may have been sent.
 	Outcome Outcome
+	// Taken is how many messages of the same call of Sender.Send, those before this one,
+	// have been taken.
+	Taken int
 	// Code is the next hop's reply code (for SMTP three digits, RFC 5321 section
 	// 4.2), or 0 when there was none.
 	Code int

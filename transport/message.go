@@ -133,37 +133,51 @@ type Info struct {
 }
 
 // Delivery is a message on its way up from a carrier, with the means to tell the
-// carrier what became of it. Exactly one of Ack, Nack and Term should be called;
-// they are safe to call on deliveries of carriers that do not track them.
+// carrier what became of it. Exactly one of Ack, Nack and Term should be called; a further
+// call does nothing. They are safe to call on deliveries of carriers that do not track them.
 type Delivery struct {
 	// Message is the message. It is never nil.
 	Message *Message
 	// Settler hears what became of the message. It is nil where the carrier does
-	// not track deliveries.
+	// not track the delivery.
 	Settler Settler
+	// Attempt counts the times the message has been delivered to the durable interest
+	// or group, from 1. It is 0 where the delivery is not tracked.
+	Attempt int
+	// Repeated says that the message has been handled already, as far as the carrier
+	// remembers. Only requests are delivered then, so that the server can answer once more with
+	// what it has kept; it does not run its handler again.
+	Repeated bool
 }
 
-// Settler is implemented by carriers that keep a message until it is settled.
+// Settler is implemented by carriers that keep a message until it is settled. All
+// methods may be called concurrently; the first call counts.
 type Settler interface {
-	// Ack: the message has been handled.
-	Ack()
-	// Nack: the message has not been handled; deliver it again after delay.
-	Nack(delay time.Duration)
-	// Term: the message cannot be handled; do not deliver it again.
+	// Ack: the message has been handled. It returns nil when that is on record: from
+	// then on the message is not delivered again to the durable interest or group, whatever
+	// happens. An error says that it may be.
+	Ack() error
+	// Nack: the message has not been handled; deliver it again after delay, or, when that has
+	// been done often enough, keep it as a dead letter with the reason. It does not block.
+	Nack(delay time.Duration, reason string)
+	// Term: the message cannot be handled; do not deliver it again, but keep it as a dead
+	// letter with the reason. It does not block.
 	Term(reason string)
 }
 
-// Ack says that the message has been handled.
-func (d Delivery) Ack() {
-	if d.Settler != nil {
-		d.Settler.Ack()
+// Ack says that the message has been handled. It blocks until that is on record.
+func (d Delivery) Ack() error {
+	if d.Settler == nil {
+		return nil
 	}
+	return d.Settler.Ack()
 }
 
-// Nack asks for the message to be delivered again after delay.
-func (d Delivery) Nack(delay time.Duration) {
+// Nack asks for the message to be delivered again after delay. The reason is kept should
+// it become a dead letter.
+func (d Delivery) Nack(delay time.Duration, reason string) {
 	if d.Settler != nil {
-		d.Settler.Nack(delay)
+		d.Settler.Nack(delay, reason)
 	}
 }
 

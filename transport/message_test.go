@@ -74,18 +74,25 @@ func TestMessageCaller(t *testing.T) {
 // settler notes what it hears.
 type settler []string
 
-func (s *settler) Ack()                     { *s = append(*s, "ack") }
-func (s *settler) Nack(delay time.Duration) { *s = append(*s, "nack "+delay.String()) }
-func (s *settler) Term(reason string)       { *s = append(*s, "term "+reason) }
+func (s *settler) Ack() error {
+	*s = append(*s, "ack")
+	return nil
+}
+func (s *settler) Nack(delay time.Duration, reason string) {
+	*s = append(*s, "nack "+delay.String()+" "+reason)
+}
+func (s *settler) Term(reason string) { *s = append(*s, "term "+reason) }
 
 func TestDeliverySettles(t *testing.T) {
 	var s settler
 	for _, d := range []transport.Delivery{{Settler: &s}, {}} {
-		d.Ack()
-		d.Nack(time.Second)
+		if err := d.Ack(); err != nil {
+			t.Error(err)
+		}
+		d.Nack(time.Second, "not now")
 		d.Term("bad")
 	}
-	if want := (settler{"ack", "nack 1s", "term bad"}); !slices.Equal(s, want) {
+	if want := (settler{"ack", "nack 1s not now", "term bad"}); !slices.Equal(s, want) {
 		t.Errorf("the settler heard %q, want %q", s, want)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -33,13 +34,15 @@ type Node struct {
 	routes  Routes
 	maxBody int
 	logger  *slog.Logger
-	host    string // right side of the IDs of this node's messages
+	failing atomic.Bool // a message could not be sent, and none has been since
+	host    string      // right side of the IDs of this node's messages
 
 	mu       sync.Mutex
 	state    nodeState
 	attached map[*attachment]struct{}
 	inFlight int           // calls of Send
 	idle     chan struct{} // closed when inFlight is zero; nil unless Close waits
+	hurry    chan struct{} // closed when Close waits no longer for messages to be sent
 	closed   chan struct{} // closed when Close has done its work
 	closeErr error         // result of the Close that did the work; read after closed
 }
@@ -99,6 +102,7 @@ func NewNode(carrier Carrier, options *Options) (*Node, error) {
 		logger:   o.Logger,
 		host:     address[strings.LastIndexByte(address, '@')+1:],
 		attached: make(map[*attachment]struct{}),
+		hurry:    make(chan struct{}),
 		closed:   make(chan struct{}),
 	}, nil
 }
@@ -119,9 +123,14 @@ func (n *Node) Logger() *slog.Logger { return n.logger }
 // SourceTime with the current time, and empty recipients from the routes. m belongs to
 // the carrier from then on; m.Body is borrowed until Send returns.
 //
-// It returns nil when the next hop has durably taken the message. Errors: those of
-// ValidateName, ValidateFilename and Header.Validate, ErrInvalidKind, ErrTooLarge,
-// ErrClosed, and the carrier's [*SendError].
+// It returns nil when the next hop has durably taken the message. While that can't be
+// done now (a [*SendError] whose Outcome is Temporary or Unknown), Send tries again with the
+// same ID, after 0.1 s, 0.2 s and so on up to 30 s, less up to a half at random, until ctx ends: so a ctx without
+// end may mean to wait for as long as an outage lasts. The error then wraps that of ctx
+// and that of the last attempt; its Outcome is Unknown if any attempt may have got the message through.
+//
+// Other errors, at once: those of ValidateName, ValidateFilename and Header.Validate, ErrInvalidKind, ErrTooLarge,
+// ErrClosed, ErrFull, and the carrier's [*SendError] with the outcome Permanent.
 func (n *Node) Send(ctx context.Context, m *Message) error {
 	if err := n.complete(m); err != nil {
 		return err
@@ -130,7 +139,7 @@ func (n *Node) Send(ctx context.Context, m *Message) error {
 		return fmt.Errorf("send %s: %w", m.Name, err)
 	}
 	defer n.end()
-	return n.carrier.Send(ctx, m)
+	return n.sendUntilTaken(ctx, m)
 }
 
 // complete validates m and fills in what is the node's to say.
@@ -177,12 +186,10 @@ func (n *Node) end() {
 // Receive states an interest on behalf of an entity: sink gets what matches it until
 // stop is called or the node is closed. When stop returns the interest has ended; the
 // node goes on to drain the sink, and its Close waits for that too. Errors: those of
-// ValidatePattern, ErrClosed, and the carrier's.
+// Interest.Validate, ErrClosed, and the carrier's.
 func (n *Node) Receive(interest Interest, sink Sink) (stop func(), err error) {
-	if interest.Kind != Response && interest.Kind != Undeliverable {
-		if err := ValidatePattern(interest.Name); err != nil {
-			return nil, err
-		}
+	if err := interest.Validate(); err != nil {
+		return nil, err
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -267,6 +274,7 @@ func (n *Node) Close(ctx context.Context) error {
 			err = errors.Join(err, fmt.Errorf("messages are still being sent: %w", ctx.Err()))
 		}
 	}
+	close(n.hurry)
 	if err = errors.Join(err, n.carrier.Close(ctx)); err != nil {
 		n.closeErr = fmt.Errorf("close node: %w", err)
 	}

@@ -227,15 +227,6 @@ func TestNodeSendRefuses(t *testing.T) {
 	}
 }
 
-func TestNodeSendReturnsCarriersError(t *testing.T) {
-	want := &transport.SendError{Name: "/t", Outcome: transport.Unknown, Err: transport.ErrTimeout}
-	n := newNode(t, &carrier{send: func(context.Context) error { return want }}, nil)
-	var got *transport.SendError
-	if err := n.Send(t.Context(), &transport.Message{Kind: transport.TopicMessage, Name: "/t"}); !errors.As(err, &got) || got != want {
-		t.Errorf("Send = %v, want %v", err, want)
-	}
-}
-
 func TestNodeReceiveErrors(t *testing.T) {
 	n := newNode(t, &carrier{receive: func() error { return transport.ErrNotSupported }}, nil)
 	for _, test := range []struct {

@@ -50,7 +50,7 @@ func (q *Queue) Push(d transport.Delivery) bool {
 	q.mu.Lock()
 	if q.closed {
 		q.mu.Unlock()
-		d.Nack(0) // whoever reads the name next is to have it
+		d.Nack(0, "the reader has been closed") // whoever reads the name next is to have it
 		return true
 	}
 	size := len(d.Message.Body)

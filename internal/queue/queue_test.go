@@ -19,9 +19,9 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // fate notes what became of a delivery.
 type fate struct{ acked, nacked, termed string }
 
-func (f *fate) Ack()                     { f.acked = "acked" }
-func (f *fate) Nack(delay time.Duration) { f.nacked = delay.String() }
-func (f *fate) Term(reason string)       { f.termed = reason }
+func (f *fate) Ack() error                         { f.acked = "acked"; return nil }
+func (f *fate) Nack(delay time.Duration, _ string) { f.nacked = delay.String() }
+func (f *fate) Term(reason string)                 { f.termed = reason }
 
 // numbered returns delivery number seq, published now.
 func numbered(seq uint64) transport.Delivery {
