@@ -2,6 +2,7 @@ package pubsub
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync/atomic"
 	"time"
@@ -38,7 +39,7 @@ func NewPublisher(node *transport.Node, name string, options ...PublisherOption)
 	}
 	var err error
 	interest := transport.Interest{Kind: transport.Undeliverable, Name: name, Client: p.gid}
-	if p.bounces, err = queue.Attach(node, interest, transport.QoS{KeepAll: true}, nil); err != nil {
+	if p.bounces, err = queue.Attach(node, interest, queue.Options{QoS: transport.QoS{KeepAll: true}}); err != nil {
 		return nil, fmt.Errorf("publisher: %w", err)
 	}
 	return p, p.bounces.Handle(1, p.report)
@@ -71,20 +72,19 @@ func (p *Publisher) Close() error {
 // next hop has durably taken the message, however many subscriptions there are. body
 // is free for other use when Publish has returned.
 //
-// Messages are numbered from 1 in the order of the calls (Info.Sequence). A call that
-// fails uses up its number: to subscriptions it looks like a message lost.
+// Messages are numbered from 1 in the order of the calls (Info.Sequence). A call that certainly
+// failed gives its number back for the next one, unless a later call has begun meanwhile: then, and
+// when it is unknown whether the message was sent, it looks to subscriptions like a message lost.
 //
 // Errors are those of [transport.Node.Send]: a [*transport.SendError] says whether
 // trying again can help and whether the message may be on its way.
 func (p *Publisher) Publish(ctx context.Context, body []byte, options ...transport.MessageOption) error {
+	sequence := p.sequence.Add(1)
 	m := &transport.Message{
 		Kind: transport.TopicMessage,
 		Name: p.name,
 		Body: body,
-		Info: transport.Info{
-			PublisherGID: p.gid,
-			Sequence:     p.sequence.Add(1),
-		},
+		Info: transport.Info{PublisherGID: p.gid, Sequence: sequence},
 	}
 	for _, o := range options {
 		o(m)
@@ -96,6 +96,9 @@ func (p *Publisher) Publish(ctx context.Context, body []byte, options ...transpo
 		m.Deadline = m.Info.SourceTime.Add(p.lifespan)
 	}
 	if err := p.node.Send(ctx, m); err != nil {
+		if failed, ok := errors.AsType[*transport.SendError](err); !ok || failed.Outcome != transport.Unknown {
+			p.sequence.CompareAndSwap(sequence, sequence-1)
+		}
 		return fmt.Errorf("publish: %w", err)
 	}
 	return nil

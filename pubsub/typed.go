@@ -94,12 +94,12 @@ func (s *TypedSubscription[T]) All(ctx context.Context) iter.Seq2[Typed[T], erro
 }
 
 // Handle is [Subscription.Handle] with decoded values. A message that can't be decoded
-// is logged and skipped.
+// is logged and skipped; of a durable subscription or group it becomes a dead letter.
 func (s *TypedSubscription[T]) Handle(callback func(context.Context, Typed[T]) error) error {
 	return s.Subscription.Handle(func(ctx context.Context, m *transport.Message) error {
 		v, err := s.decode(m)
 		if err != nil {
-			return err
+			return fmt.Errorf("%w: %w", ErrReject, err)
 		}
 		return callback(ctx, v)
 	})

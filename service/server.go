@@ -58,7 +58,8 @@ func NewServer(node *transport.Node, name string, options ...ServerOption) (*Ser
 		o.server(s)
 	}
 	var err error
-	s.inbox, err = queue.Attach(node, transport.Interest{Kind: transport.Request, Name: name}, transport.QoS{KeepAll: true}, s.turnAway)
+	s.inbox, err = queue.Attach(node, transport.Interest{Kind: transport.Request, Name: name},
+		queue.Options{QoS: transport.QoS{KeepAll: true}, Leftover: s.turnAway})
 	if err != nil {
 		return nil, fmt.Errorf("server: %w", err)
 	}

@@ -158,7 +158,9 @@ type Settler interface {
 	// happens. An error says that it may be.
 	Ack() error
 	// Nack: the message has not been handled; deliver it again after delay, or, when that has
-	// been done often enough, keep it as a dead letter with the reason. It does not block.
+	// been done often enough, keep it as a dead letter with the reason. It does not block. A negative delay
+	// gives back a message that nobody has tried to handle: it is delivered again at once, to another
+	// member of a group if there is one, and this delivery does not count (Attempt, MaxDeliver).
 	Nack(delay time.Duration, reason string)
 	// Term: the message cannot be handled; do not deliver it again, but keep it as a dead
 	// letter with the reason. It does not block.
@@ -173,8 +175,8 @@ func (d Delivery) Ack() error {
 	return d.Settler.Ack()
 }
 
-// Nack asks for the message to be delivered again after delay. The reason is kept should
-// it become a dead letter.
+// Nack asks for the message to be delivered again after delay; a negative one gives it back as if
+// it had not been delivered. The reason is kept should it become a dead letter.
 func (d Delivery) Nack(delay time.Duration, reason string) {
 	if d.Settler != nil {
 		d.Settler.Nack(delay, reason)

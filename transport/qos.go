@@ -21,6 +21,8 @@ type QoS struct {
 	// Depth is how many messages wait at most; a further one pushes out the oldest.
 	// Zero means DefaultDepth. It is ignored when KeepAll is set.
 	Depth int
+	// KeepFirst drops a message beyond Depth instead of the oldest.
+	KeepFirst bool
 	// KeepAll keeps every message until it is taken, within KeepAllMessages and
 	// KeepAllBytes; a message beyond these bounds is dropped, counted and logged.
 	KeepAll bool

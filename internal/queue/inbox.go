@@ -7,6 +7,7 @@ import (
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/postbus/postbus/transport"
 )
@@ -14,14 +15,33 @@ import (
 // ErrHandled says that an inbox has a handler already.
 var ErrHandled = errors.New("there is a handler already")
 
+// Options say what an inbox is to do besides queueing. The zero value is useful.
+type Options struct {
+	// QoS bounds the queue. Of an interest that tracks its deliveries only the Lifespan counts.
+	QoS transport.QoS
+	// Leftover gets what is in the queue when the inbox is closed and no handler is there to
+	// work it off, if the deliveries are not tracked.
+	Leftover Handler
+	// Admit is asked about each delivery before it is queued; false says that it has been
+	// taken care of. It does not block.
+	Admit func(transport.Delivery) bool
+	// Refused gets each admitted delivery that was dropped for want of room. It does not block.
+	Refused func(transport.Delivery)
+	// Silence, if not zero, has Silent called after each such time without a delivery, one call at a
+	// time, with the time since the last.
+	Silence time.Duration
+	Silent  func(time.Duration)
+}
+
 // Inbox is the receiving half that subscriptions and servers share: a queue that is
 // attached to a node, with readers or a handler. It implements transport.Sink.
 type Inbox struct {
 	*Queue
+	options  Options
 	node     *transport.Node
 	interest transport.Interest
 	detach   func()
-	leftover func(context.Context, transport.Delivery)
+	silence  *silence    // nil without Options.Silence
 	full     atomic.Bool // a delivery was dropped, and the queue has not been empty since
 
 	mu      sync.Mutex
@@ -35,35 +55,104 @@ var _ transport.Sink = (*Inbox)(nil)
 // Handler handles a delivery. It settles it, too.
 type Handler func(context.Context, transport.Delivery)
 
-// Attach states the interest and returns the inbox that is filled with what matches it.
-// leftover, unless it is nil, gets what is in the queue when the inbox is closed and no
-// handler is there to work it off.
-func Attach(node *transport.Node, interest transport.Interest, qos transport.QoS, leftover Handler) (*Inbox, error) {
-	in := &Inbox{Queue: New(qos), node: node, interest: interest, leftover: leftover}
+// Attach states the interest and returns the inbox that is filled with what matches it. The
+// interest's Gap is called from a goroutine of the inbox's own, and so may block.
+func Attach(node *transport.Node, interest transport.Interest, options Options) (*Inbox, error) {
+	in := &Inbox{options: options, node: node}
+	if interest.Tracked() {
+		in.Queue = NewTracked(options.QoS.Lifespan)
+	} else {
+		in.Queue = New(options.QoS)
+	}
+	if gap := interest.Gap; gap != nil {
+		interest.Gap = func(g transport.Gap) { in.report(func() { gap(g) }) }
+	}
+	if options.Silence > 0 && options.Silent != nil {
+		in.silence = &silence{period: options.Silence, report: in.reportSilence()}
+	}
+	in.interest = interest
 	detach, err := node.Receive(interest, in)
 	if err != nil {
 		return nil, err
 	}
 	in.detach = detach
+	if in.silence != nil {
+		in.silence.begin()
+	}
 	return in, nil
+}
+
+// report tells the program of something, unless the inbox has been closed meanwhile.
+func (in *Inbox) report(f func()) {
+	ok := in.Background(func() {
+		in.mu.Lock()
+		closed := in.closed
+		in.mu.Unlock()
+		if !closed {
+			f()
+		}
+	})
+	if !ok {
+		in.node.Logger().Warn("a report is dropped: the program is too slow to take them", "name", in.interest.Name)
+	}
+}
+
+// reportSilence returns what reports silences, leaving out those that come while one is being reported.
+func (in *Inbox) reportSilence() func(time.Duration) {
+	var reporting atomic.Bool
+	return func(quiet time.Duration) {
+		if reporting.Swap(true) {
+			return
+		}
+		in.report(func() {
+			defer reporting.Store(false)
+			in.options.Silent(quiet)
+		})
+	}
+}
+
+// Background calls f soon, after the functions that it was given before, from a goroutine of the
+// inbox's own that Drain waits for. A panic of f is logged. It returns false if f will not be called:
+// the inbox has been drained, or too many others are waiting.
+func (in *Inbox) Background(f func()) bool {
+	return in.work.inOrder(func() {
+		defer func() {
+			if p := recover(); p != nil {
+				in.node.Logger().Error("callback panicked", "name", in.interest.Name, "panic", p, "stack", string(debug.Stack()))
+			}
+		}()
+		f()
+	})
 }
 
 // Deliver implements transport.Sink.
 func (in *Inbox) Deliver(d transport.Delivery) {
+	if in.silence != nil {
+		in.silence.heard()
+	}
+	if in.options.Admit != nil && !in.options.Admit(d) {
+		return
+	}
 	ok := in.Push(d)
 	switch {
-	case ok && in.full.Load() && in.Len() <= 1:
-		in.full.Store(false)
-	case !ok && in.qos.KeepAll && !in.full.Swap(true):
+	case ok:
+		if in.full.Load() && in.Len() <= 1 {
+			in.full.Store(false)
+		}
+		return
+	case in.qos.KeepAll && !in.full.Swap(true):
 		in.node.Logger().Warn("queue full, messages are dropped: the reader is too slow",
 			"name", in.interest.Name, "messages", transport.KeepAllMessages, "bytes", transport.KeepAllBytes)
+	}
+	if in.options.Refused != nil {
+		in.options.Refused(d)
 	}
 }
 
 // Handle calls handler with each delivery, at most concurrency at a time, from
 // goroutines of the inbox's own, until the inbox is closed and its queue empty. The
-// context ends when Drain runs out of time. A panic of the handler is logged. Errors are
-// ErrHandled and transport.ErrClosed.
+// context ends when Drain runs out of time. A panic of the handler is logged, and its message
+// is to come again (see Retry). Errors are ErrHandled and transport.ErrClosed.
 func (in *Inbox) Handle(concurrency int, handler Handler) error {
 	in.mu.Lock()
 	defer in.mu.Unlock()
@@ -122,55 +211,88 @@ func (l *loop) next() bool {
 
 func (l *loop) call(d transport.Delivery) {
 	defer func() { <-l.free }()
+	returned := false
 	defer func() {
+		if returned {
+			return
+		}
 		if p := recover(); p != nil {
 			l.in.node.Logger().Error("handler panicked", "name", d.Message.Name,
 				"message_id", d.Message.ID.String(), "panic", p, "stack", string(debug.Stack()))
-			d.Term("the handler panicked")
 		}
+		Retry(d, "the handler panicked or ended its goroutine")
 	}()
 	l.handler(l.ctx, d)
+	returned = true
+}
+
+// The delays of Retry.
+const (
+	firstRetry   = time.Second
+	longestRetry = 30 * time.Second
+)
+
+// Retry has a delivery that could not be handled come again: after a second, and after twice as long
+// each further time, up to half a minute.
+func Retry(d transport.Delivery, reason string) {
+	delay := longestRetry
+	if failed := max(d.Attempt, 1); failed < 6 {
+		delay = min(firstRetry<<(failed-1), longestRetry)
+	}
+	d.Nack(delay, reason)
 }
 
 // Drain implements transport.Sink: it closes the queue and waits for the handler to
 // work off what is in it. When ctx ends first the handlers' context ends too, and
 // they are not waited for.
 func (in *Inbox) Drain(ctx context.Context) error {
+	in.shut()
 	in.mu.Lock()
-	in.closed = true
 	handled, cancel := in.handled, in.cancel
 	in.mu.Unlock()
 	in.Queue.Close()
+	var err error
 	if handled == nil {
 		in.letGo(ctx)
-		return nil
+	} else {
+		select {
+		case <-handled:
+		case <-ctx.Done():
+			cancel()
+			err = fmt.Errorf("handler of %s is still at work: %w", in.interest.Name, ctx.Err())
+		}
 	}
-	select {
-	case <-handled:
-		return nil
-	case <-ctx.Done():
-		cancel()
-		return fmt.Errorf("handler of %s is still at work: %w", in.interest.Name, ctx.Err())
+	if late := in.work.close(ctx); late != nil && err == nil {
+		err = fmt.Errorf("callbacks of %s are still at work: %w", in.interest.Name, late)
+	}
+	return err
+}
+
+// shut notes that the inbox is closed, and ends the reports.
+func (in *Inbox) shut() {
+	in.mu.Lock()
+	in.closed = true
+	in.mu.Unlock()
+	if in.silence != nil {
+		in.silence.end()
 	}
 }
 
-// letGo hands what nobody will handle to leftover.
+// letGo hands what nobody will handle to Options.Leftover.
 func (in *Inbox) letGo(ctx context.Context) {
-	if in.leftover == nil {
+	if in.options.Leftover == nil {
 		return
 	}
 	for d, ok := in.TryPop(); ok; d, ok = in.TryPop() {
-		in.leftover(ctx, d)
+		in.options.Leftover(ctx, d)
 	}
 }
 
 // Close ends the interest. Nothing more comes in and waiting readers return; the
-// handler works off what is in the queue. It does not wait for that: handlers may call
-// it. The Close of the node does.
+// handler works off what is in the queue, if that has not been given back (see NewTracked). It does
+// not wait for that: handlers may call it. The Close of the node does.
 func (in *Inbox) Close() {
-	in.mu.Lock()
-	in.closed = true
-	in.mu.Unlock()
+	in.shut()
+	in.detach() // first: what the queue gives back is not to come to it again
 	in.Queue.Close()
-	in.detach()
 }

@@ -29,7 +29,7 @@ func newNode(t *testing.T, o *transport.Options) *transport.Node {
 
 func attach(t *testing.T, n *transport.Node, qos transport.QoS) *queue.Inbox {
 	t.Helper()
-	in, err := queue.Attach(n, transport.Interest{Kind: transport.TopicMessage, Name: "/t"}, qos, nil)
+	in, err := queue.Attach(n, transport.Interest{Kind: transport.TopicMessage, Name: "/t"}, queue.Options{QoS: qos})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -64,11 +64,11 @@ func TestInboxReceives(t *testing.T) {
 func TestAttachErrors(t *testing.T) {
 	n := newNode(t, nil)
 	bad := transport.Interest{Kind: transport.TopicMessage, Name: "a b"}
-	if in, err := queue.Attach(n, bad, transport.QoS{}, nil); in != nil || !errors.Is(err, transport.ErrInvalidName) {
+	if in, err := queue.Attach(n, bad, queue.Options{}); in != nil || !errors.Is(err, transport.ErrInvalidName) {
 		t.Errorf("Attach with an invalid name: %v", err)
 	}
 	n.Close(t.Context())
-	if in, err := queue.Attach(n, transport.Interest{Kind: transport.TopicMessage, Name: "/t"}, transport.QoS{}, nil); in != nil || !errors.Is(err, transport.ErrClosed) {
+	if in, err := queue.Attach(n, transport.Interest{Kind: transport.TopicMessage, Name: "/t"}, queue.Options{}); in != nil || !errors.Is(err, transport.ErrClosed) {
 		t.Errorf("Attach to a closed node: %v", err)
 	}
 }
@@ -151,7 +151,7 @@ func TestLeftoversAreHandedOver(t *testing.T) {
 		var got []uint64
 		leftover := func(_ context.Context, d transport.Delivery) { got = append(got, d.Message.Info.Sequence) }
 		interest := transport.Interest{Kind: transport.TopicMessage, Name: "/t"}
-		in, err := queue.Attach(n, interest, transport.QoS{}, leftover)
+		in, err := queue.Attach(n, interest, queue.Options{Leftover: leftover})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -16,7 +16,9 @@ import (
 type Queue struct {
 	qos      transport.QoS
 	depth    int
+	tracked  bool // nothing is dropped: what can't be kept is given back
 	watchers notify.List
+	work     background
 	// wake has a token while there may be something for a waiting Pop to take.
 	wake chan struct{}
 	// done is closed by Close.
@@ -43,14 +45,30 @@ func New(qos transport.QoS) *Queue {
 	return q
 }
 
+// NewTracked returns an empty queue of deliveries that wait for being settled. It drops nothing
+// but what is older than lifespan, unless that is zero: the carrier keeps to the interest's
+// InFlight, and what is beyond transport.MaxInFlight all the same, or in the queue when it is closed, is
+// given back to the carrier.
+func NewTracked(lifespan time.Duration) *Queue {
+	q := New(transport.QoS{Depth: transport.MaxInFlight, Lifespan: lifespan})
+	q.tracked = true
+	return q
+}
+
+const (
+	readerClosed = "the reader has been closed"
+	// fullDelay is when a delivery that a tracked queue has no room for comes again.
+	fullDelay = time.Second
+)
+
 // Push adds a delivery, unless the queue is closed, and reports whether nothing was
-// dropped for it: not the oldest to make room, nor, in a queue that keeps all and is full,
+// dropped for it: not the oldest to make room, nor, in a queue that keeps all or the first and is full,
 // the new one.
 func (q *Queue) Push(d transport.Delivery) bool {
 	q.mu.Lock()
 	if q.closed {
 		q.mu.Unlock()
-		d.Nack(0, "the reader has been closed") // whoever reads the name next is to have it
+		d.Nack(-1, readerClosed) // whoever reads the name next is to have it
 		return true
 	}
 	size := len(d.Message.Body)
@@ -59,15 +77,19 @@ func (q *Queue) Push(d transport.Delivery) bool {
 		expired = q.expireLocked()
 	}
 	full := q.fullLocked(size)
-	var gone transport.Delivery
+	if full && q.tracked {
+		q.mu.Unlock()
+		q.dismiss(expired)
+		d.Nack(fullDelay, "queue full")
+		return true
+	}
 	if full {
 		q.dropped++
-		if q.qos.KeepAll {
+		if q.qos.KeepAll || q.qos.KeepFirst {
 			q.mu.Unlock()
-			d.Term("queue full")
 			return false
 		}
-		gone = q.takeLocked()
+		q.takeLocked()
 	}
 	if q.count == len(q.ring) {
 		q.growLocked()
@@ -77,10 +99,7 @@ func (q *Queue) Push(d transport.Delivery) bool {
 	q.bytes += size
 	q.mu.Unlock()
 
-	terminate(expired)
-	if full {
-		gone.Term("pushed out of the queue by a newer message")
-	}
+	q.dismiss(expired)
 	q.signal()
 	q.watchers.Notify()
 	return !full
@@ -95,7 +114,7 @@ func (q *Queue) TryPop() (d transport.Delivery, ok bool) {
 	}
 	more := q.count > 0
 	q.mu.Unlock()
-	terminate(expired)
+	q.dismiss(expired)
 	if more {
 		q.signal() // the token may have been taken for this one: pass it on
 	}
@@ -135,7 +154,7 @@ func (q *Queue) Ready() bool {
 	expired := q.expireLocked()
 	ready := q.count > 0 || q.closed
 	q.mu.Unlock()
-	terminate(expired)
+	q.dismiss(expired)
 	return ready
 }
 
@@ -157,7 +176,8 @@ func (q *Queue) Dropped() uint64 {
 	return q.dropped
 }
 
-// Close makes Pop return once the queue is empty, and further Pushes do nothing.
+// Close makes Pop return once the queue is empty, and further Pushes do nothing. A tracked queue is
+// empty at once: what is in it is given back.
 func (q *Queue) Close() {
 	q.mu.Lock()
 	if q.closed {
@@ -165,7 +185,14 @@ func (q *Queue) Close() {
 		return
 	}
 	q.closed = true
+	var left []transport.Delivery
+	for q.tracked && q.count > 0 {
+		left = append(left, q.takeLocked())
+	}
 	q.mu.Unlock()
+	for _, d := range left {
+		d.Nack(-1, readerClosed)
+	}
 	close(q.done)
 	q.watchers.Notify()
 }
@@ -201,12 +228,18 @@ func (q *Queue) expireLocked() (expired []transport.Delivery) {
 	return expired
 }
 
-// terminate settles deliveries that were too old. Settlers are strangers: they are not
-// called with the lock held.
-func terminate(expired []transport.Delivery) {
-	for _, d := range expired {
-		d.Term("older than its lifespan")
+// dismiss settles deliveries that were too old. Settlers are strangers: they are not
+// called with the lock held, and Ack may block. Should one fail, the message comes again and is too old
+// again.
+func (q *Queue) dismiss(expired []transport.Delivery) {
+	if len(expired) == 0 || !q.tracked {
+		return
 	}
+	q.work.atOnce(func() {
+		for _, d := range expired {
+			_ = d.Ack()
+		}
+	})
 }
 
 func (q *Queue) takeLocked() transport.Delivery {

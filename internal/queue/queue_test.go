@@ -16,13 +16,6 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// fate notes what became of a delivery.
-type fate struct{ acked, nacked, termed string }
-
-func (f *fate) Ack() error                         { f.acked = "acked"; return nil }
-func (f *fate) Nack(delay time.Duration, _ string) { f.nacked = delay.String() }
-func (f *fate) Term(reason string)                 { f.termed = reason }
-
 // numbered returns delivery number seq, published now.
 func numbered(seq uint64) transport.Delivery {
 	return transport.Delivery{Message: &transport.Message{
@@ -83,20 +76,15 @@ func TestKeepLast(t *testing.T) {
 	}
 }
 
-func TestKeepLastSettlesWhatIsPushedOut(t *testing.T) {
-	q := queue.New(transport.QoS{Depth: 1})
-	var fates [2]fate
-	for i := range fates {
-		d := numbered(uint64(i))
-		d.Settler = &fates[i]
-		q.Push(d)
+func TestKeepFirst(t *testing.T) {
+	q := queue.New(transport.QoS{Depth: 2, KeepFirst: true})
+	for seq := uint64(1); seq <= 4; seq++ {
+		if kept := q.Push(numbered(seq)); kept != (seq <= 2) {
+			t.Errorf("Push of message %d = %v", seq, kept)
+		}
 	}
-	if want := (fate{termed: "pushed out of the queue by a newer message"}); fates[0] != want {
-		t.Errorf("the old message: %+v, want %+v", fates[0], want)
-	}
-	if fates[1] != (fate{}) {
-		t.Errorf("the new message is settled before it is taken: %+v", fates[1])
-	}
+	checkDropped(t, q, 2)
+	checkContents(t, q, 1, 2)
 }
 
 func TestKeepAllMessages(t *testing.T) {
@@ -106,14 +94,8 @@ func TestKeepAllMessages(t *testing.T) {
 			t.Fatalf("message %d was not kept", seq)
 		}
 	}
-	var f fate
-	over := numbered(transport.KeepAllMessages)
-	over.Settler = &f
-	if q.Push(over) {
+	if q.Push(numbered(transport.KeepAllMessages)) {
 		t.Error("a message over the limit was kept")
-	}
-	if want := (fate{termed: "queue full"}); f != want {
-		t.Errorf("the message over the limit: %+v, want %+v", f, want)
 	}
 	checkDropped(t, q, 1)
 	if d, _ := q.TryPop(); d.Message.Info.Sequence != 0 {
@@ -177,9 +159,7 @@ func TestKeepLastHasNoByteLimit(t *testing.T) {
 func TestLifespan(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := queue.New(transport.QoS{Lifespan: time.Minute})
-		var f fate
 		old := numbered(1)
-		old.Settler = &f
 		q.Push(old)
 		time.Sleep(30 * time.Second)
 		q.Push(numbered(2))
@@ -193,9 +173,6 @@ func TestLifespan(t *testing.T) {
 		q.Push(numbered(3))
 		checkContents(t, q, 2, 3)
 		checkDropped(t, q, 1)
-		if want := (fate{termed: "older than its lifespan"}); f != want {
-			t.Errorf("the old message: %+v, want %+v", f, want)
-		}
 		// The age counts from the source time, not from the arrival.
 		late := numbered(4)
 		late.Message.Info.SourceTime = time.Now().Add(-time.Hour)
