@@ -1,0 +1,213 @@
+package history
+
+import (
+	"fmt"
+	"slices"
+)
+
+// end is a receiving end: a subscription, a group or a server.
+type receiver struct {
+	name, topic, mode string
+	lease             int64
+	opened            int64 // time of the first Open
+	dead              bool  // it was plain, and its process is gone
+	seen              map[string]*seen
+	runs              map[string]map[uint64]*handling // of requests
+}
+
+// seen is what an end has handled of one publisher.
+type seen struct {
+	handlings []*handling // by number, from 1; nil where nothing has come
+	highest   uint64      // number handled
+	taker     *process    // of the last Take
+	taken     uint64      // highest number that it has taken
+	gaps      [][2]uint64
+}
+
+type state uint8
+
+const (
+	begun     state = iota + 1
+	acking          // between Ack and Done
+	done            // handled
+	returned        // given back, or Ack has failed
+	uncertain       // acking when its process was killed
+)
+
+// handling is what an end has done about one message.
+type handling struct {
+	state      state
+	process    *process
+	time       int64 // of the last Take
+	take, done Position
+}
+
+func (c *Checker) open(e Event) {
+	r := c.receivers[e.Receiver]
+	if r == nil {
+		r = &receiver{name: e.Receiver, topic: e.Topic, mode: e.Mode, lease: e.Lease, opened: e.Time,
+			seen: make(map[string]*seen), runs: make(map[string]map[uint64]*handling)}
+		c.receivers[e.Receiver] = r
+	}
+	if e.Mode == Plain {
+		p := c.process(e.Process)
+		p.receivers = append(p.receivers, r)
+	}
+}
+
+// handling reads what an end says about a message.
+func (c *Checker) handling(e Event, at Position) {
+	r := c.receivers[e.Receiver]
+	if r == nil {
+		c.violate(Strange, fmt.Sprintf("%s handles, and was never opened", e.Receiver), at)
+		return
+	}
+	p, m := c.message(e)
+	if m == nil || p.topic != r.topic {
+		c.violate(Strange, fmt.Sprintf("%s got message %d of %s, which was never published to it", e.Receiver, e.Number, e.Publisher), at)
+		return
+	}
+	s := r.seen[e.Publisher]
+	if s == nil {
+		s = new(seen)
+		r.seen[e.Publisher] = s
+	}
+	if missing := int(e.Number) - len(s.handlings); missing > 0 {
+		s.handlings = append(s.handlings, make([]*handling, missing)...)
+	}
+	h := s.handlings[e.Number-1]
+	if e.Kind == Take {
+		s.handlings[e.Number-1] = c.take(e, at, r, s, m, h)
+		return
+	}
+	if h == nil {
+		c.violate(Strange, fmt.Sprintf("%s ends what it had not begun: message %d of %s", e.Receiver, e.Number, e.Publisher), at)
+		return
+	}
+	if e.Kind == Done && h.state != done {
+		c.report.Handled++
+		s.highest = max(s.highest, e.Number)
+		c.recovered(m.time, e.Time)
+	}
+	c.step(e, at, h)
+}
+
+// step moves a handling on.
+func (c *Checker) step(e Event, at Position, h *handling) {
+	p := c.process(e.Process)
+	switch e.Kind {
+	case Ack:
+		if h.state == begun && h.process == p {
+			h.state = acking
+		}
+	case Done, Ran:
+		if h.state == done {
+			c.violate(Duplicated, fmt.Sprintf("%s has handled %d of %s twice", e.Receiver, e.Number, e.Publisher), h.take, h.done, at)
+			return
+		}
+		h.state, h.done = done, at
+		delete(p.unsettled, h)
+	case Unacked, Nack, Unran:
+		if h.process == p && h.state != done {
+			h.state = returned
+			delete(p.unsettled, h)
+		}
+	}
+}
+
+// take is the beginning of a handling.
+func (c *Checker) take(e Event, at Position, r *receiver, s *seen, m *message, h *handling) *handling {
+	p := c.process(e.Process)
+	name := fmt.Sprintf("message %d of %s", e.Number, e.Publisher)
+	if e.Hash != m.hash {
+		c.violate(Corrupted, fmt.Sprintf("%s got %s with another body", e.Receiver, name), m.published, at)
+	}
+	if m.result == Failed {
+		c.violate(Unsaid, fmt.Sprintf("%s got %s, which was said not to have been sent", e.Receiver, name), m.published, m.outcome, at)
+	}
+	again := h != nil
+	if r.mode != Group && !s.inOrder(e.Number, p, again && h.state == returned) {
+		if s.late(e.Number) {
+			c.report.Late++
+		} else if h == nil || h.state != done && h.process.ended { // else it is a duplicate, which is worse
+			c.violate(OutOfOrder, fmt.Sprintf("%s got %s after %d", e.Receiver, name, max(s.highest, s.taken)), m.published, c.lineOf(s), at)
+		}
+	}
+	if s.taker != p {
+		s.taker, s.taken = p, 0
+	}
+	s.taken = max(s.taken, e.Number)
+	if !again {
+		h = new(handling)
+	}
+	c.begin(e, at, r, h, name, again)
+	return h
+}
+
+// begin begins the handling of a message or request, and checks that it may begin again.
+func (c *Checker) begin(e Event, at Position, r *receiver, h *handling, name string, again bool) {
+	p := c.process(e.Process)
+	if again {
+		c.report.Again++
+		switch {
+		case h.state == done:
+			c.violate(Duplicated, fmt.Sprintf("%s got %s again after it had been handled", e.Receiver, name), h.take, h.done, at)
+			return
+		case h.state == returned, h.process.ended:
+		case r.mode == Group && e.Time-h.time >= r.lease:
+		default:
+			c.violate(Duplicated, fmt.Sprintf("%s got %s again while it was being handled", e.Receiver, name), h.take, at)
+		}
+		delete(h.process.unsettled, h)
+	}
+	h.state, h.process, h.time, h.take = begun, p, e.Time, at
+	if p.unsettled != nil {
+		p.unsettled[h] = struct{}{}
+	}
+}
+
+// lineOf returns where the last handling of a publisher began.
+func (c *Checker) lineOf(s *seen) Position {
+	n := max(s.highest, s.taken)
+	if n == 0 || s.handlings[n-1] == nil {
+		return Position{}
+	}
+	return s.handlings[n-1].take
+}
+
+// inOrder reports whether a message comes in its turn: after all that have been handled,
+// and after all that this process has been given.
+func (s *seen) inOrder(n uint64, p *process, returned bool) bool {
+	return returned || n > s.highest && (s.taker != p || n > s.taken)
+}
+
+// late reports whether a message had been reported missing.
+func (s *seen) late(n uint64) bool {
+	return slices.ContainsFunc(s.gaps, func(g [2]uint64) bool { return g[0] <= n && n <= g[1] })
+}
+
+func (c *Checker) gap(e Event) {
+	c.report.Gaps++
+	if r := c.receivers[e.Receiver]; r != nil {
+		s := r.seen[e.Publisher]
+		if s == nil {
+			s = new(seen)
+			r.seen[e.Publisher] = s
+		}
+		s.gaps = append(s.gaps, [2]uint64{e.Number, e.Last})
+	}
+}
+
+// owes reports whether an end has to handle a message.
+func (r *receiver) owes(p *publisher, m *message) bool {
+	return m.result == Acked && !m.expunged && !r.dead && p.topic == r.topic && m.time > r.opened
+}
+
+// handled reports whether an end has handled message n of a publisher, or may have.
+func (r *receiver) handled(gid string, n int) bool {
+	s := r.seen[gid]
+	if s == nil || n >= len(s.handlings) || s.handlings[n] == nil {
+		return false
+	}
+	return s.handlings[n].state == done || s.handlings[n].state == uncertain
+}
