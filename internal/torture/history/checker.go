@@ -1,6 +1,7 @@
 package history
 
 import (
+	"cmp"
 	"fmt"
 	"time"
 )
@@ -33,6 +34,7 @@ type message struct {
 	published, outcome Position
 	time               int64
 	hash               string
+	sequence           uint64
 	result             Kind // "" while Publish has not returned, or never will
 	known, expunged    bool
 }
@@ -153,7 +155,7 @@ func (c *Checker) publish(e Event, at Position) {
 		c.violate(Strange, fmt.Sprintf("message %d of %s was published twice", e.Number, e.Publisher), m.published, at)
 		return
 	}
-	*m = message{published: at, time: e.Time, hash: e.Hash, known: true}
+	*m = message{published: at, time: e.Time, hash: e.Hash, sequence: cmp.Or(e.Sequence, e.Number), known: true}
 	p.process.published++
 	c.report.Published++
 }

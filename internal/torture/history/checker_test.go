@@ -62,6 +62,16 @@ func acked(n uint64) []Event {
 	return []Event{publish(n), {Kind: Acked, Publisher: "g", Number: n}}
 }
 
+func publish2(n, sequence uint64) Event {
+	e := publish(n)
+	e.Sequence = sequence
+	return e
+}
+
+func acked2(n, sequence uint64) []Event {
+	return []Event{publish2(n, sequence), {Kind: Acked, Publisher: "g", Number: n}}
+}
+
 func hash(n uint64) string { return Hash([]byte{byte(n)}) }
 
 func at(kind Kind, sub, process string, n uint64) Event {
@@ -144,6 +154,9 @@ func TestChecker(t *testing.T) {
 		{name: "plain anew", events: join(open("p1", "p#1", Plain), acked(1), handled("p1", "p#1", 1), open("p2", "p#2", Plain), handled("p2", "p#2", 1))},
 
 		{name: "swapped", events: join(durable, published, handled("d", "d#1", 1, 3, 2)), want: map[Violation]int{OutOfOrder: 1}},
+		{name: "late after a failure", events: join(durable, acked(1), publish(2), failed, publish2(3, 2), acked2(4, 3),
+			Event{Kind: Gap, Receiver: "d", Process: "d#1", Publisher: "g", Number: 2, Last: 2}, handled("d", "d#1", 1, 4, 3))},
+		{name: "another number", events: join(durable, publish2(1, 7), Event{Kind: Take, Receiver: "d", Process: "d#1", Publisher: "g", Number: 1, Sequence: 8, Hash: hash(1)}), want: map[Violation]int{Corrupted: 1}},
 		{name: "swapped over a kill", events: join(durable, published, handled("d", "d#1", 1, 3), killed("d#1"), durable, handled("d", "d#2", 2)), want: map[Violation]int{OutOfOrder: 1}},
 		{name: "late", events: join(durable, published, gap, handled("d", "d#1", 2, 3, 1)), also: func(r *Report) bool { return r.Gaps == 1 && r.Late == 1 }},
 		{name: "gap for good", events: join(durable, published, gap, handled("d", "d#1", 2, 3)), want: map[Violation]int{Lost: 1}},

@@ -119,15 +119,15 @@ func (c *Checker) step(e Event, at Position, h *handling) {
 func (c *Checker) take(e Event, at Position, r *receiver, s *seen, m *message, h *handling) *handling {
 	p := c.process(e.Process)
 	name := fmt.Sprintf("message %d of %s", e.Number, e.Publisher)
-	if e.Hash != m.hash {
-		c.violate(Corrupted, fmt.Sprintf("%s got %s with another body", e.Receiver, name), m.published, at)
+	if e.Hash != m.hash || e.Sequence != 0 && e.Sequence != m.sequence {
+		c.violate(Corrupted, fmt.Sprintf("%s got %s with another body or number", e.Receiver, name), m.published, at)
 	}
 	if m.result == Failed {
 		c.violate(Unsaid, fmt.Sprintf("%s got %s, which was said not to have been sent", e.Receiver, name), m.published, m.outcome, at)
 	}
 	again := h != nil
 	if r.mode != Group && !s.inOrder(e.Number, p, again && h.state == returned) {
-		if s.late(e.Number) {
+		if s.late(m.sequence) {
 			c.report.Late++
 		} else if h == nil || h.state != done && h.process.ended { // else it is a duplicate, which is worse
 			c.violate(OutOfOrder, fmt.Sprintf("%s got %s after %d", e.Receiver, name, max(s.highest, s.taken)), m.published, c.lineOf(s), at)
@@ -182,8 +182,8 @@ func (s *seen) inOrder(n uint64, p *process, returned bool) bool {
 }
 
 // late reports whether a message had been reported missing.
-func (s *seen) late(n uint64) bool {
-	return slices.ContainsFunc(s.gaps, func(g [2]uint64) bool { return g[0] <= n && n <= g[1] })
+func (s *seen) late(sequence uint64) bool {
+	return slices.ContainsFunc(s.gaps, func(g [2]uint64) bool { return g[0] <= sequence && sequence <= g[1] })
 }
 
 func (c *Checker) gap(e Event) {

@@ -6,7 +6,8 @@
 // has happened, and the order of the lines is an order in which it can have happened. A
 // [Checker] reads the lines, while the system runs or afterwards.
 //
-// A message is named by its publisher's GID and its number; a call by its client's.
+// A message is named by its publisher's GID and the publisher's count of its own calls, which is in
+// the body; a call in the same way by its client's.
 package history
 
 // Kind says what an event reports.
@@ -57,7 +58,7 @@ const (
 	Unacked Kind = "unacked"
 	// Nack: the message has been given back.
 	Nack Kind = "nack"
-	// Gap: messages Number to Last of the publisher have been reported missing.
+	// Gap: messages with Sequence Number to Last of the publisher have been reported missing.
 	Gap Kind = "gap"
 	// Dropped: the queue had no room for so many messages (Number).
 	Dropped Kind = "dropped"
@@ -110,6 +111,7 @@ type Event struct {
 	Publisher string `json:"g,omitempty"` // GID of the publisher or client
 	Number    uint64 `json:"n,omitempty"`
 	Last      uint64 `json:"l,omitempty"`
+	Sequence  uint64 `json:"q,omitempty"` // Info.Sequence, which can differ: a message that was not sent gives its back
 	Hash      string `json:"h,omitempty"`
 	Attempt   int    `json:"a,omitempty"`
 	Topic     string `json:"topic,omitempty"` // of Publish, Open and Call
