@@ -13,6 +13,7 @@ import (
 	"sync"
 
 	"go.etcd.io/bbolt"
+	berrors "go.etcd.io/bbolt/errors"
 
 	"github.com/postbus/postbus/transport"
 )
@@ -125,7 +126,7 @@ func (j *Journal) View(f func(*bbolt.Tx) error) error {
 	if r := catch(func() { err = j.db.View(f) }); r != nil {
 		return fmt.Errorf("%s: %w: %v", j.path, ErrDamaged, r)
 	}
-	if errors.Is(err, bbolt.ErrDatabaseNotOpen) {
+	if errors.Is(err, berrors.ErrDatabaseNotOpen) {
 		return j.closedError()
 	}
 	return err

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
+	berrors "go.etcd.io/bbolt/errors"
 
 	"github.com/postbus/postbus/transport"
 )
@@ -61,11 +62,11 @@ func openDB(path string, o *bbolt.Options) (file *os.File, db *bbolt.DB, err err
 	switch {
 	case err == nil:
 		return file, db, nil
-	case errors.Is(err, bbolt.ErrTimeout):
+	case errors.Is(err, berrors.ErrTimeout):
 		return nil, nil, fmt.Errorf("%s is %w: another process has it open", path, transport.ErrInUse)
 	case errors.As(err, &pathError):
 		return nil, nil, err // names the file
-	case errors.Is(err, bbolt.ErrInvalid), errors.Is(err, bbolt.ErrChecksum), errors.Is(err, bbolt.ErrVersionMismatch):
+	case errors.Is(err, berrors.ErrInvalid), errors.Is(err, berrors.ErrChecksum), errors.Is(err, berrors.ErrVersionMismatch):
 		return nil, nil, fmt.Errorf("%s: %w, or another program's: %w", path, ErrDamaged, err)
 	}
 	return nil, nil, fmt.Errorf("%s: %w", path, err)
