@@ -24,6 +24,7 @@ func (c *Checker) call(e Event, at Position) {
 			c.clients[e.Publisher] = cl
 		}
 		cl.calls[e.Number] = &call{begun: at, hash: e.Hash}
+		cl.process.begun++
 		c.report.Calls++
 		return
 	}

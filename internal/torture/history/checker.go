@@ -18,6 +18,7 @@ type Checker struct {
 	processes  map[string]*process
 	clients    map[string]*client
 	outages    []Event // Back events after which nothing new has been handled yet
+	disorders  []disorder
 	quiet      bool
 	violations []found
 }
@@ -45,7 +46,8 @@ type process struct {
 	ended     bool
 	killed    bool
 	unsettled map[*handling]struct{} // begun in it
-	published uint64
+	begun     uint64                 // messages or calls
+	opened    bool
 	receivers []*receiver // that it has opened in Plain
 }
 
@@ -105,7 +107,7 @@ func (c *Checker) Add(e Event, at Position) {
 		c.report.Dropped += int(e.Number)
 	case Call, Outcome:
 		c.call(e, at)
-	case Run, Ran, Unran:
+	case Run, Answer, Ran, Unran:
 		c.run(e, at)
 	}
 }
@@ -156,7 +158,7 @@ func (c *Checker) publish(e Event, at Position) {
 		return
 	}
 	*m = message{published: at, time: e.Time, hash: e.Hash, sequence: cmp.Or(e.Sequence, e.Number), known: true}
-	p.process.published++
+	p.process.begun++
 	c.report.Published++
 }
 
@@ -193,14 +195,11 @@ func (c *Checker) expunged(e Event) {
 	}
 }
 
-// Published returns how many messages the process of that name has begun to publish.
-func (c *Checker) Published(process string) uint64 { return c.process(process).published }
+// Begun returns how many messages or calls the process of that name has begun.
+func (c *Checker) Begun(process string) uint64 { return c.process(process).begun }
 
-// Opened reports whether a receiving end has been opened, and its process lives.
-func (c *Checker) Opened(name string) bool {
-	r := c.receivers[name]
-	return r != nil && !r.dead
-}
+// Opened reports whether the process of that name has opened its receiving end.
+func (c *Checker) Opened(process string) bool { return c.process(process).opened }
 
 // recovered looks whether a handling is the first of a message published after an outage.
 func (c *Checker) recovered(published, handled int64) {

@@ -250,7 +250,7 @@ func TestPendingAndRecovery(t *testing.T) {
 	if got, want := r.Recoveries["smtp stopped"], (Recovery{1, 8 * time.Second, 8 * time.Second}); got != want {
 		t.Errorf("recovery %v, want %v", got, want)
 	}
-	if c.Published("p") != 0 || c.Published("") != 2 {
+	if c.Begun("p") != 0 || c.Begun("") != 2 || !c.Opened("d#1") || c.Opened("d#2") {
 		t.Error("messages are counted for the wrong process")
 	}
 }

@@ -3,6 +3,7 @@ package history
 import (
 	"fmt"
 	"slices"
+	"time"
 )
 
 // end is a receiving end: a subscription, a group or a server.
@@ -21,8 +22,26 @@ type seen struct {
 	highest   uint64      // number handled
 	taker     *process    // of the last Take
 	taken     uint64      // highest number that it has taken
-	gaps      [][2]uint64
+	gaps      []gap
 }
+
+// gap says which sequence numbers were reported missing, and when.
+type gap struct {
+	first, last uint64
+	time        int64
+}
+
+// disorder is a message that came after a later one.
+type disorder struct {
+	of       *seen
+	sequence uint64
+	time     int64
+	found    found
+}
+
+// reporting is how long after its gap's end a report of it may come: subscriptions report in the
+// background.
+const reporting = int64(time.Second)
 
 type state uint8
 
@@ -49,8 +68,9 @@ func (c *Checker) open(e Event) {
 			seen: make(map[string]*seen), runs: make(map[string]map[uint64]*handling)}
 		c.receivers[e.Receiver] = r
 	}
+	p := c.process(e.Process)
+	p.opened = true
 	if e.Mode == Plain {
-		p := c.process(e.Process)
 		p.receivers = append(p.receivers, r)
 	}
 }
@@ -96,7 +116,7 @@ func (c *Checker) handling(e Event, at Position) {
 func (c *Checker) step(e Event, at Position, h *handling) {
 	p := c.process(e.Process)
 	switch e.Kind {
-	case Ack:
+	case Ack, Answer:
 		if h.state == begun && h.process == p {
 			h.state = acking
 		}
@@ -126,12 +146,10 @@ func (c *Checker) take(e Event, at Position, r *receiver, s *seen, m *message, h
 		c.violate(Unsaid, fmt.Sprintf("%s got %s, which was said not to have been sent", e.Receiver, name), m.published, m.outcome, at)
 	}
 	again := h != nil
-	if r.mode != Group && !s.inOrder(e.Number, p, again && h.state == returned) {
-		if s.late(m.sequence) {
-			c.report.Late++
-		} else if h == nil || h.state != done && h.process.ended { // else it is a duplicate, which is worse
-			c.violate(OutOfOrder, fmt.Sprintf("%s got %s after %d", e.Receiver, name, max(s.highest, s.taken)), m.published, c.lineOf(s), at)
-		}
+	if r.mode != Group && !s.inOrder(e.Number, p, again && h.state == returned) && (!again || h.state != done && h.process.ended) {
+		// Again, in the same process or after it was handled, is a duplicate, which is worse.
+		text := fmt.Sprintf("%s got %s after %d", e.Receiver, name, max(s.highest, s.taken))
+		c.disorders = append(c.disorders, disorder{s, m.sequence, e.Time, found{OutOfOrder, text, []Position{m.published, c.lineOf(s), at}}})
 	}
 	if s.taker != p {
 		s.taker, s.taken = p, 0
@@ -181,9 +199,19 @@ func (s *seen) inOrder(n uint64, p *process, returned bool) bool {
 	return returned || n > s.highest && (s.taker != p || n > s.taken)
 }
 
-// late reports whether a message had been reported missing.
-func (s *seen) late(sequence uint64) bool {
-	return slices.ContainsFunc(s.gaps, func(g [2]uint64) bool { return g[0] <= sequence && sequence <= g[1] })
+// judge takes those messages for out of order that nobody had reported missing.
+func (c *Checker) judge() {
+	for _, d := range c.disorders {
+		reported := slices.ContainsFunc(d.of.gaps, func(g gap) bool {
+			return g.first <= d.sequence && d.sequence <= g.last && g.time <= d.time+reporting
+		})
+		if reported {
+			c.report.Late++
+		} else {
+			c.violate(d.found.what, d.found.text, d.found.lines...)
+		}
+	}
+	c.disorders = nil
 }
 
 func (c *Checker) gap(e Event) {
@@ -194,7 +222,7 @@ func (c *Checker) gap(e Event) {
 			s = new(seen)
 			r.seen[e.Publisher] = s
 		}
-		s.gaps = append(s.gaps, [2]uint64{e.Number, e.Last})
+		s.gaps = append(s.gaps, gap{e.Number, e.Last, e.Time})
 	}
 }
 

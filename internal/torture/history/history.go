@@ -72,6 +72,8 @@ const (
 	Outcome Kind = "outcome"
 	// Run: a handler begins to work on a request.
 	Run Kind = "run"
+	// Answer: it has an answer, which is about to be sent and put on record.
+	Answer Kind = "answer"
 	// Ran: the answer has been sent and the request settled.
 	Ran Kind = "ran"
 	// Unran: the answer could not be sent.

@@ -70,8 +70,8 @@ func (f *Follower) Torn() int { return f.torn }
 // Close closes the file.
 func (f *Follower) Close() error { return f.file.Close() }
 
-// line returns the line at a position, for a report.
-func (f *Follower) line(at Position) string {
+// Line returns the line at a position, for a report.
+func (f *Follower) Line(at Position) string {
 	reader := bufio.NewReader(io.NewSectionReader(f.file, at.offset, 1<<20))
 	line, err := reader.ReadBytes('\n')
 	if err != nil && !errors.Is(err, io.EOF) {
@@ -134,7 +134,7 @@ func CheckFiles(paths ...string) (*Report, error) {
 			live = append(live[:first], live[first+1:]...)
 		}
 	}
-	report := c.Report(func(at Position) string { return sources[at.file].line(at) })
+	report := c.Report(func(at Position) string { return sources[at.file].Line(at) })
 	for _, s := range sources {
 		report.Torn += s.Torn()
 	}

@@ -69,6 +69,17 @@ type Recovery struct {
 // OK reports whether no promise was broken.
 func (r *Report) OK() bool { return len(r.Violations) == 0 }
 
+// Progress says in a line how far the history is.
+func (c *Checker) Progress() string {
+	r := &c.report
+	total := 0
+	for _, n := range r.Faults {
+		total += n
+	}
+	return fmt.Sprintf("%v: %d published, %d acked, %d handled, %d begun again, %d calls, %d faults, %d kills",
+		time.Duration(c.last-c.first).Round(time.Second), r.Published, r.Acked, r.Handled, r.Again, r.Calls, total, r.Kills)
+}
+
 // Pending returns how many handlings of acked messages and outcomes of calls are owed
 // now. It looks at every message.
 func (c *Checker) Pending() int {
@@ -116,6 +127,7 @@ func (c *Checker) settle() {
 // on to be read afterwards only if Quiet has been among them. line looks up a line.
 func (c *Checker) Report(line func(Position) string) *Report {
 	c.settle()
+	c.judge()
 	r := c.report
 	r.Duration = time.Duration(c.last - c.first)
 	for _, v := range c.violations {

@@ -1,0 +1,53 @@
+package torture
+
+import (
+	"github.com/postbus/postbus/email"
+	"github.com/postbus/postbus/email/mailserver"
+)
+
+// Server is a mail server that can be taken away.
+type Server interface {
+	// Accounts returns the accounts of those who publish and call, and of those who receive
+	// and serve. Both write to the second.
+	Accounts() (from, to email.Config, err error)
+	// Outages returns what can be done to the server.
+	Outages() []Outage
+}
+
+// Outage is something that can be done to a server.
+type Outage struct {
+	Name string
+	// Begin takes the server away, or breaks connections.
+	Begin func() error
+	// End puts it back. Nil if there is nothing to put back.
+	End func() error
+}
+
+// Embedded is the server of package mailserver, in this process.
+type Embedded struct{ *mailserver.Server }
+
+var _ Server = Embedded{}
+
+// StartEmbedded starts a server with room for a long run.
+func StartEmbedded() (Embedded, error) {
+	server, err := mailserver.Start(mailserver.Config{MaxMailboxBytes: 8 << 30, MaxConnections: 1024})
+	return Embedded{server}, err
+}
+
+// Accounts implements Server.
+func (e Embedded) Accounts() (from, to email.Config, err error) {
+	a := e.Server.Accounts()
+	from, to = accounts(e.SMTPURL(), e.IMAPURL(), nil, a[0].Address, a[0].Password, a[1].Address, a[1].Password)
+	return from, to, nil
+}
+
+// Outages implements Server.
+func (e Embedded) Outages() []Outage {
+	var all []Outage
+	for name, service := range map[string]mailserver.Service{"smtp": mailserver.SMTP, "imap": mailserver.IMAP} {
+		all = append(all,
+			Outage{name + "-stop", func() error { e.Stop(service); return nil }, func() error { return e.Resume(service) }},
+			Outage{name + "-disconnect", func() error { e.Disconnect(service); return nil }, nil})
+	}
+	return all
+}

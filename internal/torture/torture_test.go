@@ -1,0 +1,93 @@
+package torture_test
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/postbus/postbus/internal/torture"
+	"github.com/postbus/postbus/internal/torture/history"
+	"github.com/postbus/postbus/internal/torture/worker"
+)
+
+// workerEnv makes the test binary a worker.
+const workerEnv = "POSTBUS_TORTURE_WORKER"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(workerEnv) != "" {
+		os.Exit(worker.Main(os.Stdin, os.Stderr, nil))
+	}
+	goleak.VerifyTestMain(m)
+}
+
+// options returns those that all runs have in common. The history is shown if the test fails.
+func options(t *testing.T, server torture.Server) torture.Options {
+	t.Helper()
+	binary, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("seed %d", seed)
+	return torture.Options{
+		Worker: []string{binary}, Env: []string{workerEnv + "=1"},
+		Server: server, Dir: t.TempDir(), Seed: seed,
+		Patience: 20 * time.Second,
+	}
+}
+
+func embedded(t *testing.T) torture.Embedded {
+	t.Helper()
+	server, err := torture.StartEmbedded()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { server.Close() })
+	return server
+}
+
+// run runs, shows the report, and wants no violation.
+func run(t *testing.T, o torture.Options) *history.Report {
+	t.Helper()
+	report, err := torture.Run(t.Context(), o)
+	if err != nil {
+		t.Error(err)
+	}
+	if report != nil {
+		t.Logf("\n%v", report)
+		if !report.OK() {
+			t.Error("promises were broken")
+		}
+	}
+	if t.Failed() {
+		logs, _ := filepath.Glob(filepath.Join(o.Dir, "*.log"))
+		for _, name := range logs {
+			if text, err := os.ReadFile(name); err == nil && len(text) > 0 {
+				t.Logf("%s:\n%.4000s", filepath.Base(name), text)
+			}
+		}
+	}
+	return report
+}
+
+// TestShort: nothing goes wrong when nothing is broken.
+func TestShort(t *testing.T) {
+	o := options(t, embedded(t))
+	o.Load = torture.Load{Messages: 100, Calls: 20, Publishers: 2, Plains: 1, Clients: 1, Servers: 1, MaxBody: 2000}
+	report := run(t, o)
+	if report != nil && (report.Acked != 100 || report.Answered != 20 || report.Handled != 100) {
+		t.Errorf("not everything was done")
+	}
+}
+
+// TestShortFaults: nor when connections break, servers go away and publishers are killed.
+func TestShortFaults(t *testing.T) {
+	o := options(t, embedded(t))
+	o.Load = torture.Load{Messages: 300, Publishers: 2, Plains: 2, MaxBody: 2000, Every: 5 * time.Millisecond}
+	o.Faults = []string{"all"}
+	o.FaultEvery = 100 * time.Millisecond
+	run(t, o)
+}
