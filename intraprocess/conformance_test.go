@@ -13,9 +13,9 @@ func TestConformance(t *testing.T) {
 	var buses sync.Map // of *intraprocess.Bus by testing.TB
 	transporttest.Run(t, transporttest.Harness{
 		Open: func(t testing.TB) transport.Carrier {
-			bus, _ := buses.LoadOrStore(t, intraprocess.NewBus())
+			bus, _ := buses.LoadOrStore(t, &intraprocess.Bus{History: 100})
 			return bus.(*intraprocess.Bus).Attach()
 		},
-		Features: transporttest.Features{NoResponder: true, Ordered: true},
+		Features: transporttest.Features{NoResponder: true, Ordered: true, Durable: true, Group: true, Last: true},
 	})
 }

@@ -24,12 +24,25 @@
 // not looked at, so a configuration made for another carrier does no harm. Bodies are
 // copied once, whatever the number of receivers. There is no limit to their size but
 // the node's, and nothing outlives the process.
+//
+// # Durable interests, groups, late joiners
+//
+// From the first use of a durable name or a group on, the bus remembers what arrives for it, as long as the
+// bus itself is there: within [transport.KeepAllMessages] and [transport.KeepAllBytes], beyond which the
+// oldest are dropped. So a request is taken for a service whose durable server or group is not there now. Unsettled messages are
+// delivered again when the carrier of their interest has been closed, or when the durable name (or the group, if it has no
+// other member) is stated again. A durable name is that of the whole bus. Leases mean nothing here: processes do not die one
+// without the other. Of messages that are sent twice the second is known among the last 4096. What has been given up is in [Bus.DeadLetters].
+//
+// Interest.Last needs a bus with a [Bus.History].
 package intraprocess
 
 import (
 	"bytes"
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -41,8 +54,23 @@ import (
 // Bus connects the carriers attached to it. The zero value is ready to use. All
 // methods may be called concurrently.
 type Bus struct {
+	// History is how many of the newest messages of each topic the bus keeps for those who join
+	// later and ask for them (Interest.Last), within transport.KeepAllMessages and transport.KeepAllBytes
+	// in all. Zero means none, and that Last is not supported. A bus with a history
+	// delivers one message at a time. It is set before the first Attach.
+	History int
+
 	dispatcher transport.Dispatcher
 	attached   atomic.Uint64
+
+	// joining is held, if there is a history, while a message is recorded and delivered and while an interest
+	// that asks for the last messages is added and gets them: neither comes in between the other.
+	joining sync.Mutex
+	history history
+
+	mu        sync.Mutex
+	consumers map[string]*consumer
+	dead      []DeadLetter
 }
 
 // NewBus returns a bus with nothing attached.
@@ -111,7 +139,7 @@ func (c *Carrier) Send(ctx context.Context, msgs ...*transport.Message) error {
 		if m.Kind == transport.Request {
 			m.ReplyTo = c.address
 		}
-		receivers := c.bus.dispatcher.Dispatch(transport.Delivery{Message: m})
+		receivers := c.bus.deliver(m)
 		if receivers == 0 && m.Kind == transport.Request {
 			return &transport.SendError{Name: m.Name, Outcome: transport.Permanent, Err: transport.ErrNoResponder}
 		}
@@ -119,24 +147,72 @@ func (c *Carrier) Send(ctx context.Context, msgs ...*transport.Message) error {
 	return nil
 }
 
-// Receive states an interest. It fails after Close, and for interests in kinds of
-// messages other than topic messages, requests and responses.
+// deliver hands a message to all who want it, and returns how many they are.
+func (b *Bus) deliver(m *transport.Message) int {
+	if b.History > 0 && m.Kind == transport.TopicMessage {
+		b.joining.Lock()
+		defer b.joining.Unlock()
+		b.history.record(m, b.History)
+	}
+	return b.dispatcher.Dispatch(transport.Delivery{Message: m})
+}
+
+// Receive states an interest. It fails after Close, for interests in kinds of
+// messages other than topic messages, requests and responses, and for the last messages of a bus without
+// a history. The last messages are delivered before it returns.
 func (c *Carrier) Receive(in transport.Interest, deliver func(transport.Delivery)) (stop func(), err error) {
 	switch in.Kind {
 	case transport.TopicMessage, transport.Request, transport.Response, transport.Undeliverable:
 	default:
 		return nil, fmt.Errorf("an interest in %v: %w", in.Kind, transport.ErrNotSupported)
 	}
-	if in.Tracked() || in.Last > 0 {
-		return nil, fmt.Errorf("a durable interest, a group, or the last messages: %w", transport.ErrNotSupported)
+	if in.Last > 0 {
+		if c.bus.History == 0 {
+			return nil, fmt.Errorf("the last messages of a bus that keeps none, for want of a History: %w", transport.ErrNotSupported)
+		}
+		c.bus.joining.Lock()
+		defer c.bus.joining.Unlock()
 	}
+	if in.Tracked() {
+		return c.receiveTracked(in, deliver)
+	}
+	i := &interest{carrier: c, deliver: deliver}
+	if stop, err = c.list(i, func() error {
+		i.remove = c.bus.dispatcher.Add(in, func(d transport.Delivery) { i.take(d) })
+		return nil
+	}); err != nil {
+		return nil, err
+	}
+	for _, m := range c.bus.history.last(in) {
+		i.take(transport.Delivery{Message: m})
+	}
+	return stop, nil
+}
+
+// receiveTracked is Receive for durable interests and groups.
+func (c *Carrier) receiveTracked(in transport.Interest, deliver func(transport.Delivery)) (stop func(), err error) {
+	consumer, err := c.bus.consumer(in)
+	if err != nil {
+		return nil, err
+	}
+	i := &interest{carrier: c, deliver: deliver}
+	if stop, err = c.list(i, func() error { return consumer.join(i, in) }); err != nil {
+		return nil, err
+	}
+	consumer.pump()
+	return stop, nil
+}
+
+// list adds an interest to the carrier, and by add to the bus.
+func (c *Carrier) list(i *interest, add func() error) (stop func(), err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed.Load() {
 		return nil, c.closedError()
 	}
-	i := &interest{carrier: c, deliver: deliver}
-	i.remove = c.bus.dispatcher.Add(in, i.take)
+	if err := add(); err != nil {
+		return nil, err
+	}
 	c.interests[i] = struct{}{}
 	return func() {
 		c.mu.Lock()
@@ -145,7 +221,8 @@ func (c *Carrier) Receive(in transport.Interest, deliver func(transport.Delivery
 	}, nil
 }
 
-// Close ends the participant's interests and waits for deliveries under way.
+// Close ends the participant's interests and waits for deliveries under way. What is not settled then
+// is delivered to others, or waits for them.
 func (c *Carrier) Close(ctx context.Context) error {
 	c.mu.Lock()
 	if c.closed.Swap(true) {
@@ -155,6 +232,7 @@ func (c *Carrier) Close(ctx context.Context) error {
 	for i := range c.interests {
 		c.end(i)
 	}
+	defer c.bus.release(c)
 	if len(c.ending) == 0 {
 		c.mu.Unlock()
 		return nil
@@ -168,6 +246,16 @@ func (c *Carrier) Close(ctx context.Context) error {
 		return nil
 	case <-ctx.Done():
 		return fmt.Errorf("close carrier %s: messages are still being delivered: %w", c.address, ctx.Err())
+	}
+}
+
+// release passes on what interests of a closed carrier have not settled.
+func (b *Bus) release(closed *Carrier) {
+	b.mu.Lock()
+	consumers := slices.Collect(maps.Values(b.consumers))
+	b.mu.Unlock()
+	for _, c := range consumers {
+		c.release(closed)
 	}
 }
 
@@ -205,20 +293,22 @@ func (c *Carrier) ended(i *interest) {
 	c.note(i)
 }
 
-// take hands a delivery to the receiver of the interest.
-func (i *interest) take(d transport.Delivery) {
-	i.takeAlone(d)
+// take hands a delivery to the receiver of the interest, unless it has been stopped.
+func (i *interest) take(d transport.Delivery) (taken bool) {
+	taken = i.takeAlone(d)
 	if i.stopped.Load() {
 		i.carrier.ended(i)
 	}
+	return taken
 }
 
-func (i *interest) takeAlone(d transport.Delivery) {
+func (i *interest) takeAlone(d transport.Delivery) (taken bool) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	if !i.stopped.Load() {
+	if taken = !i.stopped.Load(); taken {
 		i.deliver(d)
 	}
+	return taken
 }
 
 func (c *Carrier) closedError() error {

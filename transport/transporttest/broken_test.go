@@ -77,13 +77,15 @@ func onBody(change func(body []byte) []byte) func() broken {
 	return onArrival(func(m *transport.Message) { m.Body = change(m.Body) })
 }
 
-// faults are the ways to be broken, each with the tests that must find out. The
-// carriers of one test share what new sets up.
-var faults = []struct {
+// fault is a way to be broken, with the tests that must find out. The carriers of one
+// test share what new sets up.
+type fault struct {
 	name  string
 	tests string
 	new   func() broken
-}{
+}
+
+var faults = []fault{
 	{"nothing arrives", "Payloads Header NobodyListens/ok", func() broken {
 		return broken{send: func(transport.Carrier, context.Context, []*transport.Message) error { return nil }}
 	}},
@@ -395,13 +397,13 @@ func closingOnce() broken {
 
 // harness opens carriers on one bus, all with the same fault.
 func harness(fault broken) Harness {
-	bus := intraprocess.NewBus()
+	bus := &intraprocess.Bus{History: 100}
 	return Harness{
 		Open: func(testing.TB) transport.Carrier {
 			b := fault
 			b.Carrier = bus.Attach()
 			return &b
 		},
-		Features: Features{NoResponder: true, Ordered: true},
+		Features: Features{NoResponder: true, Ordered: true, Durable: true, Group: true, Last: true},
 	}
 }

@@ -16,12 +16,14 @@ import (
 type inbox struct {
 	env  *env
 	stop func()
+	hold bool // deliveries are left for the test to settle
 	// busy is the number of calls of Deliver under way.
 	busy atomic.Int32
 
 	mu      sync.Mutex
 	got     []*transport.Message
-	changed chan struct{} // closed and replaced when got grows
+	held    []transport.Delivery // as got, if hold
+	changed chan struct{}        // closed and replaced when got grows
 }
 
 func newInbox(e *env) *inbox {
@@ -36,10 +38,12 @@ func (b *inbox) Deliver(d transport.Delivery) {
 	runtime.Gosched() // invites another call
 	b.mu.Lock()
 	b.got = append(b.got, d.Message)
+	if b.hold {
+		b.held = append(b.held, d)
+	}
 	close(b.changed)
 	b.changed = make(chan struct{})
 	b.mu.Unlock()
-	d.Ack()
 	b.busy.Add(-1)
 }
 

@@ -40,6 +40,10 @@ type Harness struct {
 	// one t. What Open starts besides, it ends in t.Cleanup: after that no goroutine
 	// may be left that was not there before. It fails the test if it can't open one.
 	Open func(t testing.TB) transport.Carrier
+	// Reopen returns a participant that takes the place of one that Open, or Reopen, has returned for the same
+	// t and that has been closed: what the carrier keeps for the participant (a mailbox, a file) is given to it
+	// again. Nil means Open. It is needed with Features.Durable, and does not count for MaxParticipants.
+	Reopen func(t testing.TB, closed transport.Carrier) transport.Carrier
 	// Features says which parts of the suite apply.
 	Features Features
 	// Timeout is how long the suite waits for one event; zero means DefaultTimeout.
@@ -56,6 +60,15 @@ type Features struct {
 	// Ordered: each interest gets the messages of one publisher in the order in
 	// which they were sent.
 	Ordered bool
+	// Durable: interests can be durable.
+	Durable bool
+	// Group: interests of all participants opened with the same t can share a group.
+	Group bool
+	// Last: the newest messages from before an interest can be asked for.
+	Last bool
+	// Deduplicates: an interest in topic messages that is neither durable nor in a group, too, gets a message
+	// once that is sent twice. Durable interests and groups always do.
+	Deduplicates bool
 	// MaxBody is the carrier's own limit for bodies, in bytes: larger ones fail with
 	// transport.ErrTooLarge. Zero means that it has none below transport.DefaultMaxBody.
 	MaxBody int
@@ -71,7 +84,7 @@ type testCase struct {
 
 func allCases() []testCase {
 	var all []testCase
-	for _, group := range [][]testCase{topicCases, serviceCases, lifecycleCases, loadCases} {
+	for _, group := range [][]testCase{topicCases, serviceCases, lifecycleCases, loadCases, durableCases, settleCases, groupCases, lastCases} {
 		all = append(all, group...)
 	}
 	return all
@@ -135,7 +148,22 @@ func (e *env) openCarrier() transport.Carrier {
 // open opens a participant. It is closed with the test.
 func (e *env) open() *participant {
 	e.Helper()
-	node, err := transport.NewNode(e.Open(e.TB), nil)
+	return e.participant(e.Open(e.TB))
+}
+
+// reopen closes a participant and opens another in its place.
+func (e *env) reopen(p *participant) *participant {
+	e.Helper()
+	p.close()
+	if e.Reopen == nil {
+		return e.open()
+	}
+	return e.participant(e.Reopen(e.TB, p.node.Carrier()))
+}
+
+func (e *env) participant(c transport.Carrier) *participant {
+	e.Helper()
+	node, err := transport.NewNode(c, nil)
 	if err != nil {
 		e.Fatalf("new node: %v", err)
 	}
