@@ -18,7 +18,7 @@ const workerEnv = "POSTBUS_TORTURE_WORKER"
 
 func TestMain(m *testing.M) {
 	if os.Getenv(workerEnv) != "" {
-		os.Exit(worker.Main(os.Stdin, os.Stderr, nil))
+		os.Exit(worker.Main(os.Stdin, os.Stderr, plant(os.Getenv(plantEnv))))
 	}
 	goleak.VerifyTestMain(m)
 }

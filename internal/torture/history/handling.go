@@ -51,6 +51,7 @@ const (
 	done            // handled
 	returned        // given back, or Ack has failed
 	uncertain       // acking when its process was killed
+	judged          // begun again after it was done, which is a violation already
 )
 
 // handling is what an end has done about one message.
@@ -104,7 +105,7 @@ func (c *Checker) handling(e Event, at Position) {
 		c.violate(Strange, fmt.Sprintf("%s ends what it had not begun: message %d of %s", e.Receiver, e.Number, e.Publisher), at)
 		return
 	}
-	if e.Kind == Done && h.state != done {
+	if e.Kind == Done && h.state != done && h.state != judged {
 		c.report.Handled++
 		s.highest = max(s.highest, e.Number)
 		c.recovered(m.time, e.Time)
@@ -128,7 +129,7 @@ func (c *Checker) step(e Event, at Position, h *handling) {
 		h.state, h.done = done, at
 		delete(p.unsettled, h)
 	case Unacked, Nack, Unran:
-		if h.process == p && h.state != done {
+		if h.process == p && h.state != done && h.state != judged {
 			h.state = returned
 			delete(p.unsettled, h)
 		}
@@ -146,7 +147,7 @@ func (c *Checker) take(e Event, at Position, r *receiver, s *seen, m *message, h
 		c.violate(Unsaid, fmt.Sprintf("%s got %s, which was said not to have been sent", e.Receiver, name), m.published, m.outcome, at)
 	}
 	again := h != nil
-	if r.mode != Group && !s.inOrder(e.Number, p, again && h.state == returned) && (!again || h.state != done && h.process.ended) {
+	if r.mode != Group && !s.inOrder(e.Number, p, again && h.state == returned) && (!again || h.state != done && h.state != judged && h.process.ended) {
 		// Again, in the same process or after it was handled, is a duplicate, which is worse.
 		text := fmt.Sprintf("%s got %s after %d", e.Receiver, name, max(s.highest, s.taken))
 		c.disorders = append(c.disorders, disorder{s, m.sequence, e.Time, found{OutOfOrder, text, []Position{m.published, c.lineOf(s), at}}})
@@ -168,8 +169,9 @@ func (c *Checker) begin(e Event, at Position, r *receiver, h *handling, name str
 	if again {
 		c.report.Again++
 		switch {
-		case h.state == done:
+		case h.state == done, h.state == judged:
 			c.violate(Duplicated, fmt.Sprintf("%s got %s again after it had been handled", e.Receiver, name), h.take, h.done, at)
+			h.state = judged
 			return
 		case h.state == returned, h.process.ended:
 		case r.mode == Group && e.Time-h.time >= r.lease:
@@ -237,5 +239,6 @@ func (r *receiver) handled(gid string, n int) bool {
 	if s == nil || n >= len(s.handlings) || s.handlings[n] == nil {
 		return false
 	}
-	return s.handlings[n].state == done || s.handlings[n].state == uncertain
+	state := s.handlings[n].state
+	return state == done || state == uncertain || state == judged
 }

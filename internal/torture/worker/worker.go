@@ -11,6 +11,8 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
+	"os/signal"
 	"time"
 
 	"github.com/postbus/postbus"
@@ -128,8 +130,9 @@ func openOnce(ctx context.Context, c Config, logger *slog.Logger, wrap func(tran
 
 // Main is a worker as a program: it reads its configuration, a line of JSON, from stdin, and ends
 // in order when stdin does, which it also does when whoever has started it is gone. It
-// returns the exit code.
+// returns the exit code. Ctrl-C is for whoever has started it.
 func Main(stdin io.Reader, stderr io.Writer, wrap func(transport.Carrier) transport.Carrier) int {
+	signal.Ignore(os.Interrupt)
 	lines := bufio.NewReader(stdin)
 	line, err := lines.ReadBytes('\n')
 	var c Config

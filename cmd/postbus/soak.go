@@ -1,0 +1,190 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/postbus/postbus/internal/torture"
+	"github.com/postbus/postbus/internal/torture/history"
+	"github.com/postbus/postbus/internal/torture/worker"
+)
+
+// errBroken is what a soak ends with that has found something.
+var errBroken = errors.New("promises were broken; the report says which")
+
+// soakOptions are the flags of postbus soak.
+type soakOptions struct {
+	torture.Options
+	server string
+}
+
+func (a *app) soakCommand() *cobra.Command {
+	o := new(soakOptions)
+	cmd := &cobra.Command{
+		Use:   "soak",
+		Short: "Prove that nothing is lost, while processes are killed and servers go away",
+		Long: `Soak runs publishers, subscriptions, clients and servers in processes of their own. Meanwhile it kills
+processes, takes the mail servers away and breaks connections, at random. At the end it checks the history
+of every message: nothing that was accepted may be lost, nothing handled twice, nothing come out
+of its publisher's order, and each call must have one outcome.
+
+It runs on a mail server of its own, or with --server config on the account of the configuration file,
+whose mailbox then gets all the messages. Servers that scripts/mailserver.sh has started, with its
+variables set, are stopped, killed and started again.
+
+Kinds of --faults are kill, cut, cut-at-byte, hold, hold-and-cut, delay, throttle, half-close, refuse, smtp and
+imap, all for all of them and none for none.
+
+The history and the logs of the processes are kept if something was found, or with --dir.
+
+` + exitCodes,
+		Example: `  postbus soak
+  postbus soak --messages 100000 --seed 7
+  postbus soak --server config --config email.yml --messages 10000 --faults kill,imap`,
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.soak(cmd, o) },
+	}
+	o.flags(cmd)
+	cmd.AddCommand(a.soakCheckCommand(), a.soakWorkerCommand())
+	return cmd
+}
+
+func (o *soakOptions) flags(cmd *cobra.Command) {
+	flags := cmd.Flags()
+	flags.SortFlags = false
+	flags.StringVar(&o.server, "server", "embedded", "the mail server: `embedded` or config")
+	flags.IntVar(&o.Load.Messages, "messages", 2000, "how many messages to publish")
+	flags.IntVar(&o.Load.Calls, "calls", 200, "how many calls to make")
+	flags.DurationVar(&o.Duration, "duration", 0, "stop publishing after this `TIME`, if it is not 0")
+	flags.Uint64Var(&o.Seed, "seed", 0, "what is done at random is determined by this number; 0 chooses one")
+	flags.StringSliceVar(&o.Faults, "faults", []string{"all"}, "kinds of faults to cause")
+	flags.DurationVar(&o.FaultEvery, "fault-every", time.Second, "mean `TIME` from one fault to the next")
+	flags.IntVar(&o.Load.Publishers, "publishers", 1, "publishers without an outbox")
+	flags.IntVar(&o.Load.Plains, "plain", 1, "subscriptions that remember nothing")
+	flags.IntVar(&o.Load.Clients, "clients", 1, "clients of a service")
+	flags.IntVar(&o.Load.Servers, "servers", 1, "servers of it")
+	flags.DurationVar(&o.Load.Every, "every", 10*time.Millisecond, "`TIME` from one message of a publisher to the next")
+	flags.DurationVar(&o.Load.Work, "work", 0, "the longest `TIME` that handling a message takes")
+	flags.IntVar(&o.Load.MaxBody, "max-body", 4000, "the largest body, in bytes")
+	flags.DurationVar(&o.Patience, "patience", time.Minute, "what has not come when nothing has happened for this `TIME` is lost")
+	flags.StringVar(&o.Dir, "dir", "", "keep history and logs in this empty `DIR`")
+	_ = cmd.MarkFlagDirname("dir") // the flag exists
+}
+
+func (a *app) soak(cmd *cobra.Command, o *soakOptions) (err error) {
+	if o.Seed == 0 {
+		o.Seed = rand.Uint64()
+	}
+	if len(o.Faults) == 1 && o.Faults[0] == "none" {
+		o.Faults = nil
+	}
+	keep := o.Dir != ""
+	if !keep {
+		if o.Dir, err = os.MkdirTemp("", "postbus-soak-"); err != nil {
+			return err
+		}
+	}
+	// The name counts, not the file: tests give one file several names.
+	binary, err := exec.LookPath(os.Args[0])
+	if err != nil {
+		return err
+	}
+	o.Worker = []string{binary, "soak", "worker"}
+	o.Progress = a.stderr
+	done, err := a.soakServer(o)
+	if err != nil {
+		return err
+	}
+	defer done()
+	fmt.Fprintf(a.stdout, "seed %d\n", o.Seed)
+	report, err := torture.Run(cmd.Context(), o.Options)
+	if report != nil {
+		fmt.Fprint(a.stdout, report)
+		if !report.OK() {
+			err = errors.Join(err, errBroken)
+		}
+	}
+	if err == nil && !keep {
+		return os.RemoveAll(o.Dir)
+	}
+	fmt.Fprintf(a.stdout, "\nThe history is in %s, and the logs are beside it.\n", filepath.Join(o.Dir, "history"))
+	return err
+}
+
+// soakServer finds or starts the server of a soak.
+func (a *app) soakServer(o *soakOptions) (done func(), err error) {
+	switch o.server {
+	case "embedded":
+		server, err := torture.StartEmbedded()
+		if err != nil {
+			return nil, err
+		}
+		o.Server = server
+		return func() { _ = server.Close() }, nil // always nil
+	case "config":
+		config, err := a.config()
+		if err != nil {
+			return nil, err
+		}
+		if config.Intraprocess {
+			return nil, usageErrorf("--server: the configuration says intraprocess, and the processes of a soak can't hear each other then")
+		}
+		o.Server = torture.NewStock(config)
+		return func() {}, nil
+	}
+	return nil, usageErrorf("--server: %q is neither embedded nor config", o.server)
+}
+
+func (a *app) soakCheckCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "check FILE...",
+		Short: "Check recorded histories",
+		Long: `Check reads the history of a soak, or the histories of its parts from several machines, and prints the
+report on it.
+
+` + exitCodes,
+		Example: "  postbus soak check history",
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return errors.New("the FILE of the history is missing")
+			}
+			return nil
+		},
+		RunE: func(_ *cobra.Command, args []string) error {
+			report, err := history.CheckFiles(args...)
+			if err != nil {
+				return err
+			}
+			if _, err := fmt.Fprint(a.stdout, report); err != nil {
+				return err
+			}
+			if !report.OK() {
+				return errBroken
+			}
+			return nil
+		},
+	}
+}
+
+// soakWorkerCommand is what the processes of a soak run.
+func (a *app) soakWorkerCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:    "worker",
+		Short:  "Be one of the processes of a soak",
+		Hidden: true,
+		Args:   noArgs,
+		RunE: func(*cobra.Command, []string) error {
+			if worker.Main(a.stdin, a.stderr, nil) != 0 {
+				return errors.New("the worker has failed")
+			}
+			return nil
+		},
+	}
+}
