@@ -75,20 +75,17 @@ func (s *State) Free(member string) []Free {
 	return free
 }
 
-// Rank returns how many members come before this one when a message is to be claimed: for each message
-// another one is the first, so that members do not run for the same. Those that absent
-// reports are left out.
-func (s *State) Rank(key Key, member string, absent func(string) bool) int {
-	rank, own := 0, weight(key, member)
+// Ahead returns the members that come before this one when a message is to be claimed: for each message
+// another one is the first, so that members do not run for the same.
+func (s *State) Ahead(key Key, member string) []string {
+	var ahead []string
+	own := weight(key, member)
 	for other := range s.Members {
-		if other == member || absent(other) {
-			continue
-		}
-		if w := weight(key, other); w > own || w == own && other < member {
-			rank++
+		if w := weight(key, other); other != member && (w > own || w == own && other < member) {
+			ahead = append(ahead, other)
 		}
 	}
-	return rank
+	return ahead
 }
 
 // weight is a number that is as good as random for each pair.

@@ -9,16 +9,16 @@ import (
 const (
 	// maxPublishers and maxRanges bound the publishers and, for all together, the gaps
 	// between their numbers; the publishers that have been silent for longest are forgotten first.
-	maxPublishers, maxRanges = 1 << 10, 1 << 13
-	// maxGaps bounds them for one publisher: its oldest gap is closed.
-	maxGaps = 1 << 8
+	maxPublishers, maxRanges = 1 << 10, 1 << 14
+	// maxGaps bounds them for one publisher: its oldest gap is closed. It is more than there can be
+	// because of messages that are still being handled.
+	maxGaps = 1 << 13
 	// maxOthers is how many messages without a number are remembered, the newest ones.
 	maxOthers = 1 << 12
 )
 
-// Memory is which messages have been settled, bounded. Unlike a window of fixed width it forgets
-// nothing of a publisher because many of its later messages have been settled: in a group one
-// message may take longer than thousands of others.
+// Memory is which messages have been settled, bounded, in a form that is part of checkpoints: small, and
+// readable for people. One message may take longer than thousands of later ones of the same publisher.
 type Memory struct {
 	// Publishers are the settled numbers of each, as ranges in ascending order: first, last, first, last.
 	Publishers map[string]*Numbers `json:"publishers,omitempty"`

@@ -244,7 +244,7 @@ func (b *mailbox) event() {
 }
 
 func TestModel(t *testing.T) {
-	rounds := 30
+	rounds := 12
 	if testing.Short() {
 		rounds = 5
 	}

@@ -22,6 +22,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	"github.com/postbus/postbus/internal/order"
 	"github.com/postbus/postbus/transport"
 )
 
@@ -62,11 +63,12 @@ type Key string
 // KeyOf returns the key of a message; uid and validity say where it is in the inbox, for one that has neither number
 // nor ID.
 func KeyOf(m *transport.Message, validity, uid uint32) Key {
+	k := order.KeyOf(m)
 	switch {
-	case !m.Info.PublisherGID.IsZero() && m.Info.Sequence != 0:
-		return Key(m.Info.PublisherGID.String() + "/" + strconv.FormatUint(m.Info.Sequence, 10))
-	case !m.ID.IsZero():
-		sum := sha256.Sum256([]byte(m.ID.String()))
+	case k.Sequence != 0:
+		return Key(k.Publisher.String() + "/" + strconv.FormatUint(k.Sequence, 10))
+	case !k.IsZero():
+		sum := sha256.Sum256([]byte(k.ID.String()))
 		return Key("#" + base64.RawURLEncoding.EncodeToString(sum[:15]))
 	}
 	return Key(fmt.Sprintf("@%d.%d", validity, uid))
@@ -79,7 +81,7 @@ func (k Key) publisher() (publisher string, number uint64, ok bool) {
 		return "", 0, false
 	}
 	number, err := strconv.ParseUint(digits, 10, 64)
-	return publisher, number, err == nil && number != 0
+	return publisher, number, err == nil && number != 0 && publisher != ""
 }
 
 // Record is what a member has to say, in one mail. The zero value of every field but the first four
@@ -114,6 +116,9 @@ type Record struct {
 	// Leave gives back all that the member has. It says no more.
 	Leave bool `json:"leave,omitempty"`
 
+	// Ask says that the member has found no beginning of the log, though there has been one. Whoever
+	// knows the state is to write it down.
+	Ask bool `json:"ask,omitempty"`
 	// Recall are messages that the member has handled before the log was lost, as far as it knows.
 	Recall []Key `json:"recall,omitempty"`
 	// State is the state after all records up to State.UID: a checkpoint, or, if that is 0,
@@ -127,11 +132,13 @@ type Claim struct {
 	UID uint32 `json:"uid"`
 }
 
-// Release gives a message back, to be delivered again after a number of seconds.
+// Release gives a message back, to be delivered again after a number of seconds. If it is Untried
+// the attempt does not count.
 type Release struct {
-	Key    Key    `json:"key"`
-	Delay  int64  `json:"delay,omitempty"`
-	Reason string `json:"reason,omitempty"`
+	Key     Key    `json:"key"`
+	Delay   int64  `json:"delay,omitempty"`
+	Reason  string `json:"reason,omitempty"`
+	Untried bool   `json:"untried,omitempty"`
 }
 
 // Refusal makes a message a dead letter.
@@ -142,7 +149,7 @@ type Refusal struct {
 
 // Empty reports whether the record says nothing, but that its member is alive.
 func (r *Record) Empty() bool {
-	return r.Read == 0 && !r.Resync && !r.Leave && r.State == nil && r.size() == 0
+	return r.Read == 0 && !r.Resync && !r.Leave && !r.Ask && r.State == nil && r.size() == 0
 }
 
 // size returns how many messages the record names.
@@ -168,6 +175,8 @@ func (r *Record) Subject(group string) string {
 		says = append(says, fmt.Sprintf("checkpoint of %d", r.State.UID))
 	case r.Resync:
 		says = append(says, "the inbox is new")
+	case r.Ask:
+		says = append(says, "asks for the state")
 	case r.Leave:
 		says = append(says, "leaves")
 	case len(says) == 0:

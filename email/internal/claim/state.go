@@ -211,6 +211,9 @@ func (s *State) settle(r *Record, m *Member) {
 	for _, d := range r.Released {
 		if o := his(d.Key); o != nil {
 			o.Member, o.After, o.Reason = "", s.Now+d.Delay, d.Reason
+			if d.Untried {
+				o.Attempts--
+			}
 		}
 	}
 	for _, key := range r.Gone {
