@@ -23,6 +23,8 @@ type cursor struct {
 	// mail, so that many of them in a row are not all begun again and again, and
 	// grows until there is no more.
 	window imap.UID
+	// last is the last UID to ask for, 0 for all that there are. What is up to it has arrived.
+	last imap.UID
 }
 
 // lastUID is the highest UID that there can be.
@@ -38,11 +40,15 @@ type batch struct {
 	highest  imap.UID // that came with its body
 	blocked  imap.UID // the first mail that could not be delivered, or 0
 	large    imap.UID // a mail of which the rest must be fetched, or 0
+	refused  imap.UID // a mail for which there is no room now, or 0
 }
 
 // begin returns the next batch to ask for.
 func (c *cursor) begin() batch {
 	b := batch{from: c.next, to: lastUID}
+	if c.last != 0 {
+		b.to = max(c.last, b.from)
+	}
 	if c.window != 0 && c.window < b.to-b.from {
 		b.to = b.from + c.window - 1
 	}
@@ -89,6 +95,8 @@ func (c *cursor) finish(b *batch, complete bool) {
 	switch {
 	case complete && b.blocked != 0:
 		c.pass(min(b.highest, b.blocked-1))
+	case complete && c.last != 0:
+		c.pass(b.to) // what did not come is not there
 	case complete && b.highest != 0:
 		c.pass(b.highest)
 	default:
@@ -100,7 +108,7 @@ func (c *cursor) finish(b *batch, complete bool) {
 			c.pass(end - 1)
 		}
 	}
-	if c.window *= 2; !complete || !b.found || b.blocked != 0 || c.window > widestWindow {
+	if c.window *= 2; !complete || !b.found && c.last == 0 || b.blocked != 0 || c.window > widestWindow {
 		c.window = 0
 	}
 }
@@ -131,14 +139,10 @@ func (c *cursor) pass(uid imap.UID) {
 	maps.DeleteFunc(c.ahead, func(uid imap.UID, _ struct{}) bool { return uid < c.next })
 }
 
-// resume compares the cursor with an inbox that was opened anew. If UIDs do not mean
-// the same as before, it goes to the inbox's end and returns true.
-func (c *cursor) resume(validity uint32, next imap.UID) (renumbered bool) {
-	if validity == c.validity && next >= c.next {
-		return false
-	}
-	*c = cursor{validity: validity, next: next}
-	return true
+// renumbered reports whether the inbox, opened anew, is another one than before: UIDs do not
+// mean the same.
+func (c *cursor) renumbered(validity uint32, next imap.UID) bool {
+	return validity != c.validity || next < c.next
 }
 
 // after returns the next UID. The last one there is has none; hostile servers use it.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/emersion/go-imap/v2"
 
@@ -21,34 +20,64 @@ const (
 	patientTries = 10
 )
 
+// reader reads mail for an audience, from its place in the inbox on. All of it belongs to the
+// goroutine that runs the receiver's loop.
+type reader struct {
+	*receiver
+	audience  audience
+	cursor    cursor
+	isolation isolation
+	stuck     imap.UID // mail that the server does not send
+	tries     int      // how often it has been asked for
+	dates     bool     // the audience wants to know when mails arrived
+	quiet     bool     // the audience does not hear of bounces
+}
+
+// audience is for whom mail is read.
+type audience interface {
+	// wants reports whether somebody wants a message with this metadata; its body is not
+	// looked at.
+	wants(m *transport.Message) bool
+	// take gets a message, wanted or not, and the mail that it was in. n is how many wanted
+	// it; ok is false if there is no room for it now, and it is to be read again.
+	take(f fetched, m *transport.Message) (n int, ok bool)
+	// skip hears of a mail that is not received.
+	skip(uid imap.UID, reason SkipReason, err error)
+}
+
+// verdict says what is to become of a mail.
+type verdict uint8
+
+const (
+	settled verdict = iota // it needs no more attention
+	large                  // the rest of it is wanted
+	refused                // there is no room for it now
+	unread                 // it has not come yet
+)
+
 // fetch delivers what one FETCH finds. more says that there may be more.
-func (r *receiver) fetch(ctx context.Context) (more bool, err error) {
+func (r *reader) fetch(ctx context.Context) (more bool, err error) {
 	if r.isolation.on {
 		return r.fetchEach(ctx)
 	}
-	waited := r.waited
-	r.waited = false
-	// Cleared before, so that what is announced from now on is looked at again.
-	select {
-	case <-r.session.news:
-		waited = false
-	default:
-	}
 	batch := r.cursor.begin()
-	err = r.session.fetch(ctx, batch.from, batch.to, headBytes, func(f fetched) {
+	request := span(batch.from, batch.to, headBytes)
+	request.dates = r.dates
+	err = r.session.fetch(ctx, request, func(f fetched) {
 		if !r.cursor.accept(&batch, f.uid, f.hasBody) {
 			return
 		}
-		if r.needsRest(f) {
+		switch r.examine(f) {
+		case large:
 			batch.block(f.uid)
 			batch.large = f.uid
-			return
+		case refused:
+			batch.block(f.uid)
+			batch.refused = f.uid
+		default:
+			r.cursor.delivered(f.uid)
 		}
-		r.cursor.delivered(f.uid)
 	})
-	if waited && batch.found {
-		r.late++
-	}
 	switch {
 	case isNo(err):
 		// Some could not be read: deleted just now, or damaged.
@@ -66,6 +95,8 @@ func (r *receiver) fetch(ctx context.Context) (more bool, err error) {
 	switch {
 	case batch.blocked == 0:
 		return batch.found || batch.to != lastUID, nil
+	case batch.refused == batch.blocked:
+		return false, nil
 	case batch.large == batch.blocked:
 		return r.fetchWhole(ctx, batch.large)
 	case r.outOfPatience(batch.blocked, errNoBody):
@@ -78,11 +109,15 @@ func (r *receiver) fetch(ctx context.Context) (more bool, err error) {
 var errNoBody = errors.New("the server announces a mail, but does not send it")
 
 // fetchWhole delivers a mail of which the beginning shows that it is wanted.
-func (r *receiver) fetchWhole(ctx context.Context, uid imap.UID) (more bool, err error) {
-	missing := false
-	err = r.session.fetch(ctx, uid, uid, r.maxMail, func(f fetched) {
-		if missing = !f.hasBody; !missing {
-			r.process(f)
+func (r *reader) fetchWhole(ctx context.Context, uid imap.UID) (more bool, err error) {
+	missing, full := false, false
+	request := span(uid, uid, r.maxMail)
+	request.dates = r.dates
+	err = r.session.fetch(ctx, request, func(f fetched) {
+		if missing = !f.hasBody; missing {
+			return
+		}
+		if full = r.process(f) == refused; !full {
 			r.cursor.delivered(uid)
 		}
 	})
@@ -93,6 +128,8 @@ func (r *receiver) fetchWhole(ctx context.Context, uid imap.UID) (more bool, err
 		err = errNoBody
 	}
 	switch {
+	case err == nil && full:
+		return false, nil
 	case err == nil: // or it has been deleted
 		r.cursor.pass(uid)
 		r.cursor.window = 1
@@ -106,82 +143,75 @@ func (r *receiver) fetchWhole(ctx context.Context, uid imap.UID) (more bool, err
 
 // outOfPatience counts how often a mail, or those from it on, have been asked for in
 // vain, and reports whether that was often enough to go on without.
-func (r *receiver) outOfPatience(uid imap.UID, err error) bool {
+func (r *reader) outOfPatience(uid imap.UID, err error) bool {
 	if r.stuck != uid {
 		r.stuck, r.tries = uid, 0
 	}
 	if r.tries++; r.tries < patientTries {
 		return false
 	}
-	r.skip(r.stuck, UnfetchableMail, fmt.Errorf("asked for %d times: %w", r.tries, err))
+	r.audience.skip(r.stuck, UnfetchableMail, fmt.Errorf("asked for %d times: %w", r.tries, err))
 	r.stuck = 0
 	return true
 }
 
 // refuse goes past a mail that the server sends in excess of what was asked for, or
 // sees to it that one before it is asked for alone.
-func (r *receiver) refuse(b *batch, tooMuch oversized) {
+func (r *reader) refuse(b *batch, tooMuch oversized) {
 	if b.blocked != 0 {
 		r.cursor.window = 1
 		return
 	}
-	r.skip(tooMuch.uid, UnfetchableMail, tooMuch)
+	r.audience.skip(tooMuch.uid, UnfetchableMail, tooMuch)
 	r.cursor.pass(tooMuch.uid)
 }
 
-// needsRest processes a mail, unless only its beginning is there and the rest is wanted.
-func (r *receiver) needsRest(f fetched) bool {
+// examine processes a mail, unless only its beginning is there and the rest is wanted.
+func (r *reader) examine(f fetched) verdict {
 	if len(f.body) < headBytes || f.size == int64(len(f.body)) {
-		r.process(f)
-		return false
+		return r.process(f)
 	}
 	m, err := wire.DecodeHeader(f.body)
 	switch {
 	case err != nil:
-		r.reject(f, err)
-	case !r.dispatcher.Wants(m):
+		return r.reject(f, err)
+	case !r.audience.wants(m):
 	case f.size > r.maxMail:
-		r.skip(f.uid, LargeMail, fmt.Errorf("%w: message %s has %d bytes, the limit for mails is %d; raise limits.max-body", transport.ErrTooLarge, m.Name, f.size, r.maxMail))
+		r.audience.skip(f.uid, LargeMail, fmt.Errorf("%w: message %s has %d bytes, the limit for mails is %d; raise limits.max-body", transport.ErrTooLarge, m.Name, f.size, r.maxMail))
 	default:
-		return true
+		return large
 	}
-	return false
+	return settled
 }
 
 // process decodes a mail and delivers the message.
-func (r *receiver) process(f fetched) {
+func (r *reader) process(f fetched) verdict {
 	m, err := wire.Decode(f.body)
 	if err != nil {
-		r.reject(f, err)
-		return
+		return r.reject(f, err)
 	}
-	if len(m.Body) > r.maxBody && r.dispatcher.Wants(m) {
-		r.skip(f.uid, LargeMail, fmt.Errorf("%w: the body of message %s has %d bytes, the limit is %d; raise limits.max-body", transport.ErrTooLarge, m.Name, len(m.Body), r.maxBody))
-		return
+	if len(m.Body) > r.maxBody && r.audience.wants(m) {
+		r.audience.skip(f.uid, LargeMail, fmt.Errorf("%w: the body of message %s has %d bytes, the limit is %d; raise limits.max-body", transport.ErrTooLarge, m.Name, len(m.Body), r.maxBody))
+		return settled
 	}
-	r.deliver(f.body, m)
+	return r.deliver(f, m)
 }
 
 // reject deals with a mail that package wire can't decode as a message.
-func (r *receiver) reject(f fetched, err error) {
+func (r *reader) reject(f fetched, err error) verdict {
 	if errors.Is(err, wire.ErrForeign) {
-		r.foreign(f, err)
-	} else {
-		r.skip(f.uid, MalformedMail, err)
+		return r.foreign(f, err)
 	}
+	r.audience.skip(f.uid, MalformedMail, err)
+	return settled
 }
 
-// deliver delivers a message, and returns how many wanted it.
-func (r *receiver) deliver(raw []byte, m *transport.Message) int {
-	m.Info.ReceivedTime = time.Now()
-	if r.onMail != nil {
-		r.onMail(raw, m)
+// deliver delivers a message.
+func (r *reader) deliver(f fetched, m *transport.Message) verdict {
+	if _, ok := r.audience.take(f, m); !ok {
+		return refused
 	}
-	n := r.dispatcher.Dispatch(transport.Delivery{Message: m})
-	if n > 0 {
-		r.touch()
-	}
-	return n
+	return settled
 }
 
 // isNo reports whether err is the answer NO, after which the connection is as good as

@@ -19,38 +19,43 @@ var errAutomatic = errors.New("it was sent by a program on its own: an out-of-of
 
 // foreign deals with a mail that is not in our format: a report of a mail server, or what
 // a person has written. Of a large mail the body is only the beginning, which is enough.
-func (r *receiver) foreign(f fetched, cause error) {
+func (r *reader) foreign(f fetched, cause error) verdict {
 	if report, err := wire.DecodeReport(f.body); err == nil {
-		r.report(f, report)
-		return
+		return r.report(f, report)
 	}
 	letter, err := wire.DecodeLetter(f.body)
 	switch {
 	case err != nil:
-		r.skip(f.uid, ForeignMail, cause)
+		r.audience.skip(f.uid, ForeignMail, cause)
 	case letter.Automatic:
-		r.skip(f.uid, AutomaticMail, errAutomatic)
+		r.audience.skip(f.uid, AutomaticMail, errAutomatic)
 	default:
 		if m := r.personal(letter); m != nil {
-			r.deliver(f.body, m)
-		} else {
-			r.skip(f.uid, ForeignMail, cause)
+			return r.deliver(f, m)
 		}
+		r.audience.skip(f.uid, ForeignMail, cause)
 	}
+	return settled
 }
 
 // report delivers the news that a message could not be delivered to whoever sent it. Nodes
 // that share a mailbox all see it, so it is nothing unusual if nobody here did.
-func (r *receiver) report(f fetched, report *wire.Report) {
+func (r *reader) report(f fetched, report *wire.Report) verdict {
+	if r.quiet {
+		return settled // those who read for themselves have sent nothing
+	}
 	level := slog.LevelDebug
 	if report.Action == wire.Failed {
-		if _, _, ours := report.Original.Origin(); ours && r.deliver(f.body, undeliverable(f.body, report)) > 0 {
-			return
+		if _, _, ours := report.Original.Origin(); ours {
+			if n, _ := r.audience.take(f, undeliverable(f.body, report)); n > 0 {
+				return settled
+			}
 		}
 		level = slog.LevelInfo
 	}
 	r.logger.Log(context.Background(), level, "email: a mail server reports on a mail that nobody here waits to hear of", "mailbox", r.address,
 		"uid", f.uid, "action", report.Action.String(), "message_id", report.Original.String(), "code", report.Code, "text", reportText(report))
+	return settled
 }
 
 // undeliverable turns the report of a failure into a message.
@@ -92,7 +97,7 @@ func reportText(report *wire.Report) string {
 }
 
 // personal returns what a person's letter is as a message that somebody wants, or nil.
-func (r *receiver) personal(letter *wire.Letter) *transport.Message {
+func (r *reader) personal(letter *wire.Letter) *transport.Message {
 	m := &transport.Message{
 		Kind:        transport.Response,
 		Body:        []byte(letter.Text),
@@ -110,7 +115,7 @@ func (r *receiver) personal(letter *wire.Letter) *transport.Message {
 		m.Name = letter.Subject
 	}
 	for _, m.InReplyTo = range letter.Answers {
-		if r.dispatcher.Wants(m) {
+		if r.audience.wants(m) {
 			return m
 		}
 	}
@@ -118,10 +123,10 @@ func (r *receiver) personal(letter *wire.Letter) *transport.Message {
 		return nil
 	}
 	// An answer needs the ID of what it answers.
-	if m.Kind = transport.Request; !letter.ID.IsZero() && !continues(letter) && r.dispatcher.Wants(m) {
+	if m.Kind = transport.Request; !letter.ID.IsZero() && !continues(letter) && r.audience.wants(m) {
 		return m
 	}
-	if m.Kind = transport.TopicMessage; r.dispatcher.Wants(m) {
+	if m.Kind = transport.TopicMessage; r.audience.wants(m) {
 		return m
 	}
 	return nil

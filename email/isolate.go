@@ -36,9 +36,10 @@ func (i *isolation) broke(next imap.UID) {
 }
 
 // fetchEach delivers new mails one by one. more says that there may be more.
-func (r *receiver) fetchEach(ctx context.Context) (more bool, err error) {
+func (r *reader) fetchEach(ctx context.Context) (more bool, err error) {
 	var uids []imap.UID
-	err = r.session.fetch(ctx, r.cursor.next, lastUID, 0, func(f fetched) {
+	all := r.cursor.begin()
+	err = r.session.fetch(ctx, span(all.from, all.to, 0), func(f fetched) {
 		if f.size > 0 && f.uid >= r.cursor.next { // else it is no answer, but news
 			uids = append(uids, f.uid)
 		}
@@ -57,68 +58,87 @@ func (r *receiver) fetchEach(ctx context.Context) (more bool, err error) {
 		if _, done := r.cursor.ahead[uid]; done {
 			continue
 		}
-		if err := r.fetchOne(ctx, uid); err != nil {
+		switch result, err := r.fetchOne(ctx, uid); {
+		case err != nil:
 			return false, err
+		case result == refused:
+			r.cursor.passKnown(uids)
+			return false, nil
 		}
 	}
 	if missing := r.cursor.passKnown(uids); missing {
 		return false, nil
 	}
+	if r.cursor.last != 0 {
+		r.cursor.pass(all.to)
+	}
 	*alone = isolation{}
 	return true, nil
 }
 
-// fetchOne delivers a mail, or notes that it could not be fetched. An error means that
-// the connection is lost.
-func (r *receiver) fetchOne(ctx context.Context, uid imap.UID) error {
-	missing, large, done := false, false, false
+// fetchOne delivers a mail, or notes that it could not be fetched. The result is settled even
+// then, unless there is no room for it. An error means that the connection is lost.
+func (r *reader) fetchOne(ctx context.Context, uid imap.UID) (result verdict, err error) {
+	missing, done := false, false
 	// What has come counts, whatever the server says after it.
-	finish := func() { done = true; r.cursor.delivered(uid) }
-	err := r.session.fetch(ctx, uid, uid, headBytes, func(f fetched) {
+	finish := func() {
+		if result == settled {
+			done = true
+			r.cursor.delivered(uid)
+		}
+	}
+	request := span(uid, uid, headBytes)
+	request.dates = r.dates
+	err = r.session.fetch(ctx, request, func(f fetched) {
 		if missing = !f.hasBody; done || missing {
 			return
 		}
-		if large = r.needsRest(f); !large {
-			finish()
-		}
+		result = r.examine(f)
+		finish()
 	})
-	if large && err == nil {
-		err = r.session.fetch(ctx, uid, uid, r.maxMail, func(f fetched) {
+	if result == large && err == nil {
+		request.limit = r.maxMail
+		err = r.session.fetch(ctx, request, func(f fetched) {
 			if missing = !f.hasBody; !done && !missing {
-				r.process(f)
+				result = r.process(f)
 				finish()
 			}
 		})
 	}
 	if tooMuch, ok := errors.AsType[oversized](err); ok && !done {
-		r.skip(uid, UnfetchableMail, tooMuch)
+		r.audience.skip(uid, UnfetchableMail, tooMuch)
+		result = settled
 		finish()
 	}
 	if err == nil && !missing {
-		r.cursor.delivered(uid) // or it has been deleted
-		return nil
+		if result != refused {
+			r.cursor.delivered(uid) // or it has been deleted
+			result = settled
+		}
+		return result, nil
 	}
 	if err == nil {
 		err = errNoBody
 	}
-	if !done {
+	if !done && result != refused {
+		result = settled
 		r.failedAlone(uid, err)
 	}
 	if err == errNoBody || isNo(err) {
-		return nil
+		return result, nil
 	}
-	return err
+	return result, err
 }
 
 // failedAlone counts a mail that could not be fetched, and skips it when that was often
 // enough.
-func (r *receiver) failedAlone(uid imap.UID, err error) {
+func (r *reader) failedAlone(uid imap.UID, err error) {
 	if r.isolation.tries == nil {
 		r.isolation.tries = make(map[imap.UID]int)
 	}
 	r.isolation.tries[uid]++
 	if tries := r.isolation.tries[uid]; tries >= patientTries {
-		r.skip(uid, UnfetchableMail, fmt.Errorf("asked for %d times: %w", tries, err))
+		r.audience.skip(uid, UnfetchableMail, fmt.Errorf("asked for %d times: %w", tries, err))
 		r.cursor.delivered(uid)
 	}
 }

@@ -29,6 +29,7 @@ type receiver struct {
 	maxMail    int64
 	people     people // who may publish and call by mail
 	dispatcher transport.Dispatcher
+	feeds      feeds
 	connect    func(context.Context) (*session, error)
 
 	wake   chan struct{} // capacity one: look now
@@ -43,13 +44,10 @@ type receiver struct {
 	cost    time.Duration
 	// late is how many times in a row a look has found mail that the server, in IDLE
 	// before, had not announced; waited that it was in IDLE before, and had not.
-	late      int
-	waited    bool
-	cursor    cursor
-	isolation isolation
-	stuck     imap.UID // mail that the server does not send
-	tries     int      // how often it has been asked for
-	skips     skips
+	late   int
+	waited bool
+	live   reader // for all interests that have no place of their own
+	skips  skips
 }
 
 // open connects, takes what is in the inbox as old, and starts the loop.
@@ -59,7 +57,8 @@ func (r *receiver) open(ctx context.Context) error {
 		return err
 	}
 	r.session = s
-	r.cursor = cursor{validity: s.validity, next: s.next}
+	r.live = reader{receiver: r, audience: liveAudience{r}, cursor: cursor{validity: s.validity, next: s.next}}
+	r.feeds.moved(&r.live.cursor)
 	r.wake = make(chan struct{}, 1)
 	r.done = make(chan struct{})
 	r.start = time.Now()
@@ -140,11 +139,7 @@ func (r *receiver) reconnect(ctx context.Context) bool {
 		r.logger.Debug("email: reconnecting failed", "mailbox", r.address, "attempts", r.failed, "error", err)
 	}
 	r.logger.Info("email: connection for receiving is back", "mailbox", r.address, "after", time.Since(since).Round(time.Millisecond))
-	if was := r.cursor; r.cursor.resume(r.session.validity, r.session.next) {
-		r.logger.Warn("email: the server has renumbered the inbox; mail that arrived while it was not connected is not received",
-			"mailbox", r.address, "uidvalidity", r.cursor.validity, "was", was.validity, "next", r.cursor.next, "expected", was.next)
-		r.skips.drop(len(r.skips.waiting))
-	}
+	r.resync()
 	return true
 }
 
@@ -197,22 +192,42 @@ func (r *receiver) rest(ctx context.Context) error {
 	return nil
 }
 
+// resync deals with an inbox that is not the one it was before the connection was lost.
+func (r *receiver) resync() {
+	was := r.live.cursor
+	if !was.renumbered(r.session.validity, r.session.next) {
+		return
+	}
+	r.live.cursor = cursor{validity: r.session.validity, next: r.session.next}
+	r.logger.Warn("email: the server has renumbered the inbox; mail that arrived while it was not connected is not received",
+		"mailbox", r.address, "uidvalidity", r.session.validity, "was", was.validity, "next", r.session.next, "expected", was.next)
+	r.skips.drop(len(r.skips.waiting))
+	r.feeds.moved(&r.live.cursor)
+	r.restartFeeds()
+}
+
 // look delivers what is new, until there is nothing new.
 func (r *receiver) look(ctx context.Context) error {
 	for {
-		if r.dispatcher.Len() == 0 {
+		if err := r.adoptFeeds(ctx); err != nil {
+			return err
+		}
+		if r.dispatcher.Len() == 0 && r.feeds.none() {
 			return r.passOver(ctx)
 		}
 		start := time.Now()
-		more, err := r.fetch(ctx)
+		more, err := r.lookLive(ctx)
 		if err != nil {
-			r.isolation.broke(r.cursor.next)
 			return err
 		}
-		r.isolation.breaks = 0
 		if !more {
 			r.cost = time.Since(start)
 		}
+		behind, err := r.catchUp(ctx)
+		if err != nil {
+			return err
+		}
+		more = more || behind
 		if n := len(r.skips.waiting); n >= sweepSize || n > 0 && !more {
 			if err := r.sweep(ctx); err != nil {
 				return err
@@ -225,6 +240,33 @@ func (r *receiver) look(ctx context.Context) error {
 	}
 }
 
+// lookLive delivers to everybody who is up to date what one FETCH finds.
+func (r *receiver) lookLive(ctx context.Context) (more bool, err error) {
+	waited := r.waited
+	r.waited = false
+	// Cleared before, so that what is announced from now on is looked at again.
+	select {
+	case <-r.session.news:
+		waited = false
+	default:
+	}
+	next := r.live.cursor.next
+	more, err = r.live.fetch(ctx)
+	if waited && more {
+		r.late++
+	}
+	if err != nil {
+		r.live.isolation.broke(r.live.cursor.next)
+	} else {
+		r.live.isolation.breaks = 0
+	}
+	if r.live.cursor.next != next {
+		r.feeds.moved(&r.live.cursor)
+		r.passFeeds()
+	}
+	return more, err
+}
+
 // passOver moves the cursor past what has arrived while nobody wants any mail: an
 // interest is for what comes after it was stated.
 func (r *receiver) passOver(ctx context.Context) error {
@@ -233,15 +275,35 @@ func (r *receiver) passOver(ctx context.Context) error {
 	default:
 	}
 	var highest imap.UID
-	err := r.session.fetch(ctx, r.cursor.next, lastUID, 0, func(f fetched) { highest = max(highest, f.uid) })
+	err := r.session.fetch(ctx, span(r.live.cursor.next, lastUID, 0), func(f fetched) { highest = max(highest, f.uid) })
 	if isNo(err) {
 		err = nil // what can't be read now is looked at again
 	}
 	// What is known by now was there before any interest that is stated after this.
-	if err == nil && highest != 0 && r.dispatcher.Len() == 0 {
-		r.cursor.pass(highest)
+	if err == nil && highest != 0 && r.dispatcher.Len() == 0 && r.feeds.none() {
+		r.live.cursor.pass(highest)
+		r.feeds.moved(&r.live.cursor)
 	}
 	return err
+}
+
+// liveAudience is everybody who is up to date.
+type liveAudience struct{ *receiver }
+
+func (l liveAudience) wants(m *transport.Message) bool {
+	return l.dispatcher.Wants(m) || l.feedsWant(m)
+}
+
+func (l liveAudience) take(f fetched, m *transport.Message) (n int, ok bool) {
+	m.Info.ReceivedTime = time.Now()
+	if l.onMail != nil {
+		l.onMail(f.body, m)
+	}
+	n = l.dispatcher.Dispatch(transport.Delivery{Message: m}) + l.offerFeeds(f, m)
+	if n > 0 {
+		l.touch()
+	}
+	return n, true
 }
 
 // sleep waits, and returns false if ctx ends first.

@@ -43,8 +43,9 @@ type script struct {
 }
 
 type scriptMail struct {
-	uid int
-	raw string
+	uid     int
+	raw     string
+	arrived time.Time
 }
 
 // scriptConn is one connection to the script.
@@ -56,6 +57,7 @@ type scriptConn struct {
 	seen   int        // mails announced
 	mu     sync.Mutex // of writes
 	idling bool       // script.mu
+	dates  bool       // the last FETCH has asked when mails arrived
 }
 
 func newScript(t testing.TB) *script { return &script{t: t, validity: 7, next: 1} }
@@ -63,7 +65,7 @@ func newScript(t testing.TB) *script { return &script{t: t, validity: 7, next: 1
 // add puts a mail into the inbox, and announces it unless the script is silent.
 func (s *script) add(raw string) {
 	s.mu.Lock()
-	s.mails = append(s.mails, scriptMail{s.next, raw})
+	s.mails = append(s.mails, scriptMail{s.next, raw, time.Now()})
 	s.next++
 	var idling []*scriptConn
 	for _, c := range s.conns {
@@ -210,12 +212,25 @@ func (c *scriptConn) answer(command string, args []string, caps string) {
 		c.setIdle(false)
 		c.ok()
 	case "UID FETCH":
-		from, to, partial := c.parseFetch(args)
+		in, partial := c.parseSet(args)
 		for i, m := range c.script.inbox() {
-			if m.uid >= from && m.uid <= to {
+			if in(m.uid) {
 				c.sendMail(i+1, m, partial)
 			}
 		}
+		c.ok()
+	case "UID SEARCH": // only for all since a day
+		since, err := time.Parse("2-Jan-2006", strings.Trim(args[len(args)-1], "()\""))
+		if err != nil {
+			c.script.t.Errorf("unexpected arguments of UID SEARCH: %q", args)
+		}
+		found := "* SEARCH"
+		for _, m := range c.script.inbox() {
+			if !m.arrived.Before(since) {
+				found += fmt.Sprint(" ", m.uid)
+			}
+		}
+		c.send("%s", found)
 		c.ok()
 	case "FETCH":
 		n, _ := strconv.Atoi(args[0])
@@ -238,22 +253,44 @@ func (s *script) inbox() []scriptMail {
 	return slices.Clone(s.mails)
 }
 
-// parseFetch reads the arguments of UID FETCH.
+// parseFetch reads the arguments of a UID FETCH of one range.
 func (c *scriptConn) parseFetch(args []string) (from, to, partial int) {
-	first, last, ranged := strings.Cut(args[0], ":")
+	from, to = c.parseRange(args[0])
+	_, partial = c.parseSet(args)
+	return from, to, partial
+}
+
+// parseSet reads the arguments of UID FETCH.
+func (c *scriptConn) parseSet(args []string) (in func(uid int) bool, partial int) {
+	c.dates = slices.ContainsFunc(args, func(s string) bool { return strings.Contains(s, "INTERNALDATE") })
+	_, rest, body := strings.Cut(args[len(args)-1], "<0.")
+	if body { // else partial is 0: only what there is, and how large
+		var err error
+		if partial, err = strconv.Atoi(strings.TrimRight(rest, ">)")); err != nil {
+			c.script.t.Errorf("unexpected arguments of UID FETCH: %q", args)
+		}
+	}
+	in = func(uid int) bool {
+		for _, part := range strings.Split(args[0], ",") {
+			if from, to := c.parseRange(part); uid >= from && uid <= to {
+				return true
+			}
+		}
+		return false
+	}
+	return in, partial
+}
+
+func (c *scriptConn) parseRange(s string) (from, to int) {
+	first, last, ranged := strings.Cut(s, ":")
 	from, _ = strconv.Atoi(first)
 	if to = from; ranged {
 		to, _ = strconv.Atoi(last)
 	}
-	_, rest, body := strings.Cut(args[len(args)-1], "<0.")
-	var err error
-	if body { // else partial is 0: only what there is, and how large
-		partial, err = strconv.Atoi(strings.TrimRight(rest, ">)"))
+	if from == 0 || to == 0 {
+		c.script.t.Errorf("unexpected UIDs in a UID FETCH: %q", s)
 	}
-	if err != nil || from == 0 || to == 0 {
-		c.script.t.Errorf("unexpected arguments of UID FETCH: %q", args)
-	}
-	return from, to, partial
+	return from, to
 }
 
 func (c *scriptConn) sendMail(number int, m scriptMail, partial int) {
@@ -262,7 +299,11 @@ func (c *scriptConn) sendMail(number int, m scriptMail, partial int) {
 		return
 	}
 	body := m.raw[:min(len(m.raw), partial)]
-	c.send("* %d FETCH (UID %d RFC822.SIZE %d BODY[]<0> {%d}\r\n%s)", number, m.uid, len(m.raw), len(body), body)
+	date := ""
+	if c.dates {
+		date = m.arrived.Format(`INTERNALDATE "02-Jan-2006 15:04:05 -0700" `)
+	}
+	c.send("* %d FETCH (UID %d RFC822.SIZE %d %sBODY[]<0> {%d}\r\n%s)", number, m.uid, len(m.raw), date, len(body), body)
 }
 
 // scriptTest is a receiver at a script, in a synctest bubble.

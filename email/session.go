@@ -149,6 +149,19 @@ type fetched struct {
 	size    int64 // of the whole mail, or 0 if the server did not say
 	body    []byte
 	hasBody bool
+	arrived time.Time // in the inbox, by the server's clock, if it was asked for
+}
+
+// wanted is what a FETCH asks for.
+type wanted struct {
+	uids  imap.UIDSet
+	limit int64 // of the bytes of each body, or 0 for no body
+	dates bool  // when the mails arrived, too
+}
+
+// span asks for a range of UIDs. It is not "from:*", which would always mean the last mail too.
+func span(from, to imap.UID, limit int64) wanted {
+	return wanted{uids: imap.UIDSet{{Start: from, Stop: to}}, limit: limit}
 }
 
 // oversized is the error of a server that sends more than it was asked for.
@@ -161,10 +174,9 @@ func (e oversized) Error() string {
 	return fmt.Sprintf("the server sends %d bytes of message %d when asked for %d", e.size, e.uid, e.limit)
 }
 
-// fetch calls visit with each mail in a range of UIDs, with at most limit bytes of its
-// body, or without it if limit is 0. If IDLE is on it ends it, in the same round trip. A nil error means that the
-// server has told everything.
-func (s *session) fetch(ctx context.Context, from, to imap.UID, limit int64, visit func(fetched)) error {
+// fetch calls visit with each mail that is asked for. If IDLE is on it ends it, in the same
+// round trip. A nil error means that the server has told everything.
+func (s *session) fetch(ctx context.Context, w wanted, visit func(fetched)) error {
 	idling, patience := s.idling, commandTimeout
 	s.idling = nil
 	if idling != nil {
@@ -181,13 +193,12 @@ func (s *session) fetch(ctx context.Context, from, to imap.UID, limit int64, vis
 				return err
 			}
 		}
-		// Not "from:*", which would always mean the last mail too.
-		options := &imap.FetchOptions{UID: true, RFC822Size: true}
-		if limit > 0 {
-			options.BodySection = []*imap.FetchItemBodySection{{Peek: true, Partial: &imap.SectionPartial{Size: limit}}}
+		options := &imap.FetchOptions{UID: true, RFC822Size: true, InternalDate: w.dates}
+		if w.limit > 0 {
+			options.BodySection = []*imap.FetchItemBodySection{{Peek: true, Partial: &imap.SectionPartial{Size: w.limit}}}
 		}
-		command := s.client.Fetch(imap.UIDSet{{Start: from, Stop: to}}, options)
-		err := s.readAll(command, limit, progress, visit)
+		command := s.client.Fetch(w.uids, options)
+		err := s.readAll(command, w.limit, progress, visit)
 		if err != nil {
 			s.bare.Close() // instead of reading what was not asked for
 		}
@@ -206,6 +217,30 @@ func (s *session) fetch(ctx context.Context, from, to imap.UID, limit int64, vis
 	})
 }
 
+// firstSince returns the lowest UID of a mail that arrived on the day of t or later, or 0 if there is
+// none. Days are those of the server.
+func (s *session) firstSince(ctx context.Context, t time.Time) (first imap.UID, err error) {
+	if s.idling != nil {
+		// Only a fetch ends IDLE.
+		if err := s.fetch(ctx, span(lastUID, lastUID, 0), func(fetched) {}); err != nil {
+			return 0, err
+		}
+	}
+	err = s.command(ctx, func() error {
+		data, err := s.client.UIDSearch(&imap.SearchCriteria{Since: t}, nil).Wait()
+		if err != nil {
+			return err
+		}
+		for _, uid := range data.AllUIDs() {
+			if first == 0 || uid < first {
+				first = uid
+			}
+		}
+		return nil
+	})
+	return first, err
+}
+
 // readAll calls visit with each response to a FETCH.
 func (s *session) readAll(command *imapclient.FetchCommand, limit int64, progress func(), visit func(fetched)) error {
 	for message := command.Next(); message != nil; message = command.Next() {
@@ -217,6 +252,8 @@ func (s *session) readAll(command *imapclient.FetchCommand, limit int64, progres
 				f.uid = item.UID
 			case imapclient.FetchItemDataRFC822Size:
 				f.size = item.Size
+			case imapclient.FetchItemDataInternalDate:
+				f.arrived = item.Time
 			case imapclient.FetchItemDataBodySection:
 				f.hasBody = true
 				if item.Literal == nil {

@@ -108,7 +108,9 @@ func (test sweepTest) run(t *testing.T) {
 		time.Sleep(time.Minute) // in IDLE
 		foreign := "From: a@b.c\r\nSubject: hello\r\n\r\nhello\r\n"
 		t.script.mu.Lock()
-		t.script.mails = []scriptMail{{1, messageMail(t, 1, "")}, {2, foreign}, {3, messageMail(t, 3, "")}, {4, foreign}, {5, foreign}, {6, messageMail(t, 6, "")}}
+		for uid, raw := range []string{messageMail(t, 1, ""), foreign, messageMail(t, 3, ""), foreign, foreign, messageMail(t, 6, "")} {
+			t.script.mails = append(t.script.mails, scriptMail{uid: uid + 1, raw: raw})
+		}
 		t.script.next = 7
 		t.script.mu.Unlock()
 		t.receiver.expect()
@@ -155,7 +157,7 @@ func TestSweepMany(t *testing.T) {
 		time.Sleep(time.Minute)
 		t.script.mu.Lock()
 		for n := range many {
-			t.script.mails = append(t.script.mails, scriptMail{2*n + 1, fmt.Sprintf("From: a@b.c\r\nSubject: hello %d\r\n\r\n", n)})
+			t.script.mails = append(t.script.mails, scriptMail{uid: 2*n + 1, raw: fmt.Sprintf("From: a@b.c\r\nSubject: hello %d\r\n\r\n", n)})
 		}
 		t.script.next = 2*many + 1
 		t.script.mu.Unlock()

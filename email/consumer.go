@@ -1,0 +1,399 @@
+package email
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/emersion/go-imap/v2"
+
+	"github.com/postbus/postbus/transport"
+)
+
+// consumer is an interest that has a place of its own in the inbox. From there on it is
+// offered every mail that matches: with everybody else's while it takes what comes, and
+// by itself, in portions, while it has not been able to or was not there. So it
+// delays nobody.
+//
+// Its methods are called by the goroutine that runs the receiver's loop, and do not block.
+type consumer interface {
+	// begin is called first, and whenever the server has renumbered the inbox. The inbox
+	// has this UIDVALIDITY, and mail with the UID next or above has come after the interest was stated,
+	// or after everything that was there when the inbox was opened anew. begin returns the
+	// first UID that it wants to be offered, at most next. If since is set, UIDs do not
+	// mean what they meant: then all mail that arrived since, by days of the server's clock,
+	// is offered, and all that does is offered with the time when it did.
+	begin(validity uint32, next imap.UID) (from imap.UID, since time.Time)
+	// offer hands over a message and the UID of its mail. They come in the order of UIDs, or nearly, and
+	// may come again. arrived is when the mail did, by the server's clock, after a begin that returned since, and
+	// for mails from before it; else it is zero. False means that there is no room; the message
+	// is offered again after feed.poke.
+	offer(uid imap.UID, m *transport.Message, arrived time.Time) bool
+	// passed says that all mails below uid have been offered and taken, or do not match.
+	passed(uid imap.UID)
+	// again returns UIDs that are to be offered, whatever has been before, because their messages are not there any more: those to be
+	// delivered again, or taken over. It is asked after begin and after feed.poke.
+	again() []imap.UID
+	// gone says that there is no mail with a UID that again has returned, or that it can't
+	// be read.
+	gone(uid imap.UID)
+}
+
+// catchUpSize is how many UIDs a consumer that is behind is offered at a time.
+const catchUpSize = 128
+
+// feed is what the receiver knows of a consumer.
+type feed struct {
+	consumer consumer
+	matches  transport.Dispatcher // has its interest
+	receiver *receiver
+	poked    atomic.Bool
+	stopped  atomic.Bool
+
+	// validity and next are what was known of the inbox when the interest was stated, or
+	// when the server had renumbered it.
+	validity uint32
+	next     imap.UID
+
+	// The rest belongs to the receiver's loop.
+	begun  bool
+	reader reader // its cursor is the consumer's place while it is behind
+	behind bool
+	full   bool // it has said no; wait until it is poked
+	ask    bool // it has to be asked for mails to be read again
+	retry  reader
+	// old is the first UID that is not from before the renumbering.
+	old     imap.UID
+	offered imap.UID // passed was last called with it
+}
+
+// feeds are the consumers of a receiver.
+type feeds struct {
+	mu       sync.Mutex
+	added    []*feed // not adopted by the loop yet
+	validity uint32
+	next     imap.UID
+
+	adopted []*feed // belongs to the receiver's loop
+}
+
+// moved notes where the receiver is.
+func (s *feeds) moved(c *cursor) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.validity, s.next = c.validity, c.next
+}
+
+// none reports whether there are no consumers.
+func (s *feeds) none() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.added) == 0 && len(s.adopted) == 0
+}
+
+// newFeed returns what a consumer with this interest is fed by, once it is started.
+func (r *receiver) newFeed(interest transport.Interest) *feed {
+	f := &feed{receiver: r}
+	f.matches.Add(interest, func(transport.Delivery) {})
+	return f
+}
+
+// start states the interest of the consumer. It gets what comes from now on, and before that
+// what it asks for.
+func (f *feed) start(c consumer) {
+	f.consumer = c
+	s := &f.receiver.feeds
+	s.mu.Lock()
+	f.validity, f.next = s.validity, s.next
+	s.added = append(s.added, f)
+	s.mu.Unlock()
+	f.receiver.expect()
+}
+
+// poke says that the consumer has room again, or wants mails again.
+func (f *feed) poke() {
+	f.poked.Store(true)
+	signal(f.receiver.wake)
+}
+
+// stop ends the offers. One that is under way may still come.
+func (f *feed) stop() {
+	f.stopped.Store(true)
+	f.poke()
+}
+
+// adoptFeeds begins with the consumers that are new, and lets go of those that have stopped.
+func (r *receiver) adoptFeeds(ctx context.Context) error {
+	r.feeds.mu.Lock()
+	added := r.feeds.added
+	r.feeds.added = nil
+	kept := r.feeds.adopted[:0:0]
+	for _, f := range append(r.feeds.adopted, added...) {
+		if !f.stopped.Load() {
+			kept = append(kept, f)
+		}
+	}
+	r.feeds.adopted = kept
+	r.feeds.mu.Unlock()
+	for _, f := range kept {
+		if f.begun {
+			continue
+		}
+		if err := r.startFeed(ctx, f); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// restartFeeds makes all consumers begin anew: the inbox has been renumbered.
+func (r *receiver) restartFeeds() {
+	for _, f := range r.feeds.adopted {
+		f.begun, f.validity, f.next = false, r.live.cursor.validity, r.live.cursor.next
+	}
+}
+
+// startFeed finds out where a consumer begins.
+func (r *receiver) startFeed(ctx context.Context, f *feed) error {
+	live := r.live.cursor
+	next := f.next
+	if f.validity != live.validity || next > live.next {
+		next = live.next
+	}
+	from, since := f.consumer.begin(live.validity, next)
+	f.old = 0
+	if !since.IsZero() {
+		f.old = next
+		var err error
+		if from, err = r.firstSince(ctx, since, next); err != nil {
+			return err
+		}
+	}
+	f.reader = reader{receiver: r, audience: f, quiet: true, dates: f.old != 0, cursor: cursor{validity: live.validity, next: from}}
+	f.retry = reader{receiver: r, audience: f, quiet: true, dates: f.old != 0}
+	f.begun, f.behind, f.ask, f.full, f.offered = true, true, true, false, 0
+	return nil
+}
+
+// firstSince returns the first UID of a mail that arrived since a time, or next if there is
+// none. If the server does not tell, all are taken to have.
+func (r *receiver) firstSince(ctx context.Context, since time.Time, next imap.UID) (imap.UID, error) {
+	first, err := r.session.firstSince(ctx, since)
+	switch {
+	case err != nil && !isRefusal(err):
+		return 0, err
+	case err != nil:
+		r.logger.Warn("email: the server can't tell when mails have arrived; reading all of them", "mailbox", r.address, "error", err)
+		return 1, nil
+	case first == 0:
+		return next, nil
+	}
+	return min(first, next), nil
+}
+
+// feedsWant reports whether a consumer that is up to date wants the message.
+func (r *receiver) feedsWant(m *transport.Message) bool {
+	for _, f := range r.feeds.adopted {
+		if !f.behind && f.wants(m) {
+			return true
+		}
+	}
+	return false
+}
+
+// offerFeeds offers a message that everybody gets to the consumers that are up to date, and returns how many
+// wanted it.
+func (r *receiver) offerFeeds(mail fetched, m *transport.Message) int {
+	n := 0
+	for _, f := range r.feeds.adopted {
+		switch {
+		case f.behind:
+			// Mails can come in any order: this one may be before its place.
+			f.reader.cursor.next = min(f.reader.cursor.next, mail.uid)
+		case !f.wants(m):
+		case f.offer(mail, m):
+			n++
+		default:
+			f.behind, f.full = true, true
+			f.reader.cursor = cursor{validity: r.live.cursor.validity, next: mail.uid}
+		}
+	}
+	return n
+}
+
+// passFeeds tells the consumers that are up to date how far everybody is.
+func (r *receiver) passFeeds() {
+	for _, f := range r.feeds.adopted {
+		if !f.behind {
+			f.pass(r.live.cursor.next)
+		}
+	}
+}
+
+// catchUp offers something to each consumer that is behind. more says that there is more to
+// offer now.
+func (r *receiver) catchUp(ctx context.Context) (more bool, err error) {
+	for _, f := range r.feeds.adopted {
+		if f.poked.Swap(false) {
+			f.full, f.ask = false, true
+		}
+		if f.stopped.Load() {
+			continue
+		}
+		if f.ask && !f.full {
+			f.ask = false
+			if uids := f.consumer.again(); len(uids) > 0 {
+				f.ask = true
+				progress, err := f.readAgain(ctx, uids)
+				if err != nil {
+					return false, err
+				}
+				more = more || progress
+				continue
+			}
+		}
+		if !f.behind || f.full {
+			continue
+		}
+		again, err := f.readOn(ctx)
+		if err != nil {
+			return false, err
+		}
+		more = more || again
+	}
+	return more, nil
+}
+
+// readOn offers the next portion to a consumer that is behind. When it has caught up it gets
+// what everybody gets.
+func (f *feed) readOn(ctx context.Context) (more bool, err error) {
+	live := &f.receiver.live.cursor
+	r := &f.reader
+	if r.cursor.next >= live.next {
+		// What everybody has got already, ahead of what is missing, it has not.
+		f.behind = len(live.ahead) > 0
+		f.pass(min(r.cursor.next, live.next))
+		return false, nil
+	}
+	r.cursor.last = live.next - 1
+	if r.cursor.last-r.cursor.next >= catchUpSize {
+		r.cursor.last = r.cursor.next + catchUpSize - 1
+	}
+	if more, err = r.fetch(ctx); err != nil {
+		r.isolation.broke(r.cursor.next)
+		return false, err
+	}
+	r.isolation.breaks = 0
+	f.pass(r.cursor.next)
+	return more && !f.full, nil
+}
+
+// readAgain offers mails that the consumer wants again, and reports whether anything has come
+// of it.
+func (f *feed) readAgain(ctx context.Context, uids []imap.UID) (progress bool, err error) {
+	uids = uids[:min(len(uids), catchUpSize)]
+	come := make(map[imap.UID]verdict)
+	request := wanted{uids: imap.UIDSetNum(uids...), limit: headBytes, dates: f.retry.dates}
+	err = f.receiver.session.fetch(ctx, request, func(mail fetched) {
+		if v, known := come[mail.uid]; known && v != unread || f.full {
+			return
+		}
+		if come[mail.uid] = unread; mail.hasBody {
+			come[mail.uid] = f.retry.examine(mail)
+		}
+	})
+	if err != nil && !isNo(err) {
+		return false, err
+	}
+	for _, uid := range uids {
+		v, known := come[uid]
+		switch {
+		case f.full:
+			return progress, nil
+		case known && v == settled:
+			progress = true
+		case known || err != nil:
+			read, err := f.readOneAgain(ctx, uid)
+			if err != nil {
+				return false, err
+			}
+			progress = progress || read
+		default:
+			f.consumer.gone(uid)
+			progress = true
+		}
+	}
+	return progress, nil
+}
+
+// readOneAgain offers a mail. If it can't be read it says so after some tries. It returns true if
+// there is nothing more to do about the mail.
+func (f *feed) readOneAgain(ctx context.Context, uid imap.UID) (done bool, err error) {
+	found := false
+	f.retry.cursor = cursor{}
+	f.retry.audience = foundAudience{f, &found}
+	_, err = f.retry.fetchOne(ctx, uid)
+	f.retry.audience = f
+	if _, done = f.retry.cursor.ahead[uid]; done && !found {
+		f.consumer.gone(uid)
+	}
+	return done, err
+}
+
+// foundAudience notes that a message was there.
+type foundAudience struct {
+	*feed
+	found *bool
+}
+
+func (a foundAudience) take(mail fetched, m *transport.Message) (n int, ok bool) {
+	*a.found = true
+	return a.feed.take(mail, m)
+}
+
+// pass tells the consumer how far it is, if that is news.
+func (f *feed) pass(uid imap.UID) {
+	if uid != f.offered {
+		f.offered = uid
+		f.consumer.passed(uid)
+	}
+}
+
+// offer offers a message.
+func (f *feed) offer(mail fetched, m *transport.Message) bool {
+	arrived := mail.arrived
+	if mail.uid >= f.old {
+		arrived = time.Time{}
+	}
+	return f.consumer.offer(mail.uid, m, arrived)
+}
+
+// wants implements audience.
+func (f *feed) wants(m *transport.Message) bool { return f.matches.Wants(m) }
+
+// take implements audience.
+func (f *feed) take(mail fetched, m *transport.Message) (n int, ok bool) {
+	m.Info.ReceivedTime = time.Now()
+	switch {
+	case f.full:
+		return 0, false // one before this was refused
+	case !f.wants(m):
+		return 0, true
+	case !f.offer(mail, m):
+		f.full = true
+		return 1, false
+	}
+	f.receiver.touch()
+	return 1, true
+}
+
+// skip implements audience. What everybody gets is where mails are counted that are not received.
+func (f *feed) skip(uid imap.UID, reason SkipReason, err error) {
+	level := slog.LevelDebug
+	if reason == UnfetchableMail {
+		level = slog.LevelWarn
+	}
+	f.receiver.logger.Log(context.Background(), level, "email: mail skipped by one who catches up", "mailbox", f.receiver.address, "uid", uid, "reason", string(reason), "error", err)
+}
