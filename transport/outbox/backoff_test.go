@@ -70,13 +70,9 @@ func TestNewWorkCutsBackOffShort(t *testing.T) {
 		time.Sleep(5 * time.Minute) // the delay is the longest now
 		synctest.Wait()
 		calls := func() int { h.mu.Lock(); defer h.mu.Unlock(); return h.calls }
-		for calls() == calls() {
-			before := calls()
+		for before := calls(); calls() == before; { // until there is an attempt
 			time.Sleep(10 * time.Millisecond)
 			synctest.Wait()
-			if calls() > before {
-				break // there was an attempt just now
-			}
 		}
 		before := calls()
 		send(t, o, b.message("new"))

@@ -14,13 +14,13 @@ func TestConformance(t *testing.T) {
 	var buses sync.Map // of *intraprocess.Bus by testing.TB
 	transporttest.Run(t, transporttest.Harness{
 		Open: func(t testing.TB) transport.Carrier {
-			bus, _ := buses.LoadOrStore(t, intraprocess.NewBus())
+			bus, _ := buses.LoadOrStore(t, &intraprocess.Bus{History: 100})
 			o, err := outbox.Open(bus.(*intraprocess.Bus).Attach(), outbox.Options{File: newFile(t), Logger: quiet})
 			if err != nil {
 				t.Fatal(err)
 			}
 			return o
 		},
-		Features: transporttest.Features{Ordered: true},
+		Features: transporttest.Features{Ordered: true, Durable: true, Group: true, Last: true},
 	})
 }
