@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/postbus/postbus/internal/order"
 	"github.com/postbus/postbus/transport"
 )
 
@@ -25,17 +26,18 @@ type consumer struct {
 	kept     int   // messages waiting, now or after a delay
 	bytes    int   // of their bodies
 	members  []*member
-	stopped  []*member // that may still settle what they hold
-	turn     int       // of the members, to be asked next
-	pumping  bool      // a goroutine is delivering, and will see what has changed
-	full     bool      // messages have been dropped, and it has not been empty since
-	known    recent
+	stopped  []*member          // that may still settle what they hold
+	turn     int                // of the members, to be asked next
+	pumping  bool               // a goroutine is delivering, and will see what has changed
+	full     bool               // messages have been dropped, and it has not been empty since
+	pending  map[order.Key]bool // of the messages that have not been settled
+	handled  order.Memory
 }
 
 // item is a message that has not been settled.
 type item struct {
 	message  *transport.Message
-	key      key
+	key      order.Key
 	number   uint64 // in the order of arrival
 	attempt  int
 	repeated bool
@@ -85,7 +87,7 @@ func (b *Bus) consumer(in transport.Interest) (*consumer, error) {
 		}
 		return c, nil
 	}
-	c := &consumer{bus: b, label: label, interest: in}
+	c := &consumer{bus: b, label: label, interest: in, pending: make(map[order.Key]bool)}
 	for _, m := range b.history.last(in) {
 		c.add(m)
 	}
@@ -159,12 +161,13 @@ func (c *consumer) takeBack(m *member) {
 func (c *consumer) add(m *transport.Message) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	it := &item{message: m, key: keyOf(m)}
-	if handled, known := c.known.note(it.key); known {
-		if !handled || m.Kind != transport.Request {
-			return
-		}
-		it.repeated = true
+	it := &item{message: m, key: order.KeyOf(m)}
+	it.repeated = c.handled.Has(it.key)
+	if c.pending[it.key] || it.repeated && m.Kind != transport.Request {
+		return
+	}
+	if !it.key.IsZero() {
+		c.pending[it.key] = true
 	}
 	c.arrivals++
 	it.number = c.arrivals
@@ -173,7 +176,7 @@ func (c *consumer) add(m *transport.Message) {
 		if len(c.waiting) == 0 {
 			return // the others come back only one by one
 		}
-		c.pop()
+		delete(c.pending, c.pop().key)
 		if !c.full {
 			c.full = true
 			slog.Default().Warn("too many messages wait in the process, the oldest are dropped", "for", c.label, "name", m.Name)
@@ -302,7 +305,7 @@ func (t *ticket) settle(f func(c *consumer, it *item)) error {
 // Ack implements transport.Settler. It fails when the message has been passed on, because
 // the interest was stopped and stated again or its carrier closed.
 func (t *ticket) Ack() error {
-	return t.settle(func(c *consumer, it *item) { c.known.handled(it.key) })
+	return t.settle((*consumer).done)
 }
 
 // Nack implements transport.Settler.
@@ -338,8 +341,14 @@ func (c *consumer) retry(it *item) {
 	c.pump()
 }
 
+// done notes that an item needs no further handling.
+func (c *consumer) done(it *item) {
+	delete(c.pending, it.key)
+	c.handled.Add(it.key, order.SourceTime(it.message))
+}
+
 // bury makes a dead letter of an item.
 func (c *consumer) bury(it *item, reason string) {
-	c.known.handled(it.key)
+	c.done(it)
 	c.bus.bury(DeadLetter{Message: it.message, For: c.label, Reason: reason})
 }

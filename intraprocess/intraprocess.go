@@ -32,7 +32,7 @@
 // oldest are dropped. So a request is taken for a service whose durable server or group is not there now. Unsettled messages are
 // delivered again when the carrier of their interest has been closed, or when the durable name (or the group, if it has no
 // other member) is stated again. A durable name is that of the whole bus. Leases mean nothing here: processes do not die one
-// without the other. Of messages that are sent twice the second is known among the last 4096. What has been given up is in [Bus.DeadLetters].
+// without the other. A message that is sent twice is known the second time. What has been given up is in [Bus.DeadLetters].
 //
 // Interest.Last needs a bus with a [Bus.History].
 package intraprocess

@@ -8,60 +8,6 @@ import (
 	"github.com/postbus/postbus/transport"
 )
 
-// key tells messages apart: by publisher and number or, if a message has none, by its ID.
-type key struct {
-	publisher transport.GID
-	sequence  uint64
-	id        transport.ID
-}
-
-// keyOf returns the zero key for a message that can't be told apart.
-func keyOf(m *transport.Message) key {
-	if !m.Info.PublisherGID.IsZero() && m.Info.Sequence != 0 {
-		return key{publisher: m.Info.PublisherGID, sequence: m.Info.Sequence}
-	}
-	return key{id: m.ID}
-}
-
-// maxRecent is how many messages a durable name or group remembers to know repetitions.
-const maxRecent = 1 << 12
-
-// recent remembers the newest maxRecent messages. The zero value is ready to use.
-type recent struct {
-	done  map[key]bool // whether it has been handled
-	order []key        // a ring, once it is full
-	next  int
-}
-
-// note remembers a message. If it was known, note reports that, and whether it has been handled.
-func (r *recent) note(k key) (handled, known bool) {
-	if k == (key{}) {
-		return false, false
-	}
-	if handled, known = r.done[k]; known {
-		return handled, true
-	}
-	if r.done == nil {
-		r.done = make(map[key]bool)
-	}
-	if len(r.order) < maxRecent {
-		r.order = append(r.order, k)
-	} else {
-		delete(r.done, r.order[r.next])
-		r.order[r.next] = k
-		r.next = (r.next + 1) % maxRecent
-	}
-	r.done[k] = false
-	return false, false
-}
-
-// handled notes that a message that is remembered has been handled.
-func (r *recent) handled(k key) {
-	if _, known := r.done[k]; known {
-		r.done[k] = true
-	}
-}
-
 // history holds the newest messages of each topic.
 type history struct {
 	mu      sync.Mutex

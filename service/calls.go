@@ -22,6 +22,7 @@ type call struct {
 	deadline time.Time
 	async    bool          // made by Send: Response collects the outcome
 	done     chan struct{} // closed when there is an outcome
+	unsend   func()        // ends the sending, which an outcome makes useless
 
 	timer     *time.Timer // makes the deadline an outcome
 	listed    bool        // can still get an outcome, or be looked up
@@ -62,7 +63,7 @@ type calls struct {
 }
 
 // add lists a new call.
-func (c *calls) add(deadline time.Time, async bool) (*call, error) {
+func (c *calls) add(deadline time.Time, async bool, unsend func()) (*call, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed {
@@ -75,7 +76,7 @@ func (c *calls) add(deadline time.Time, async bool) (*call, error) {
 		return nil, fmt.Errorf("%w: %d; collect answers with Response", ErrTooManyCalls, len(c.listed))
 	}
 	c.sequence++
-	call := &call{sequence: c.sequence, deadline: deadline, async: async, done: make(chan struct{}), listed: true}
+	call := &call{sequence: c.sequence, deadline: deadline, async: async, done: make(chan struct{}), unsend: unsend, listed: true}
 	call.timer = time.AfterFunc(time.Until(deadline), func() {
 		c.mu.Lock()
 		c.expireLocked(call)
@@ -111,6 +112,7 @@ func (c *calls) settleLocked(call *call, answer *transport.Message, err error) b
 	call.timer.Stop()
 	call.answer, call.err = answer, err
 	close(call.done)
+	call.unsend()
 	if call.async {
 		c.ready++
 	}
@@ -168,6 +170,13 @@ func (c *calls) unsent(call *call, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	call.sendErr = err
+}
+
+// answered reports whether a call has been answered.
+func (c *calls) answered(call *call) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return call.answer != nil
 }
 
 // find returns the call of Send with that number, or nil.

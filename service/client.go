@@ -47,7 +47,7 @@ func (c *Client) GID() transport.GID { return c.gid }
 // Call sends a request and waits for the answer. Errors: a [*transport.RemoteError]
 // if the server answered with an error; one that wraps transport.ErrTimeout if no answer
 // came by the deadline; those of [transport.Node.Send] if the request could not be
-// sent, also when a mail server reports so later (transport.ErrUndeliverable); one that wraps transport.ErrClosed if the client or its node is closed meanwhile.
+// sent by then, also when a mail server reports so later (transport.ErrUndeliverable); one that wraps transport.ErrClosed if the client or its node is closed meanwhile.
 //
 // If it is unknown whether the request was sent the answer is waited for all the same;
 // the error of a call that then has none wraps that of Send as well.
@@ -60,7 +60,7 @@ func (c *Client) Call(ctx context.Context, request []byte, options ...transport.
 }
 
 // Send sends a request and returns its number, with which Response collects the
-// answer. ctx bounds the sending; its deadline, or DefaultTimeout, is that of the
+// answer. ctx and its deadline, or DefaultTimeout, bound the sending; the deadline is that of the
 // call too. Errors: those of Call that concern sending, and ErrTooManyCalls.
 func (c *Client) Send(ctx context.Context, request []byte, options ...transport.MessageOption) (sequence uint64, err error) {
 	call, err := c.send(ctx, request, true, options)
@@ -116,7 +116,11 @@ func (c *Client) send(ctx context.Context, request []byte, async bool, options [
 	if !ok {
 		deadline = now.Add(DefaultTimeout)
 	}
-	call, err := c.calls.add(deadline, async)
+	// The node tries until the request is taken, but not beyond the call: it may have been answered
+	// although that is not known.
+	sending, unsend := context.WithDeadline(ctx, deadline)
+	defer unsend()
+	call, err := c.calls.add(deadline, async, unsend)
 	if err != nil {
 		return nil, fmt.Errorf("call %s: %w", c.name, err)
 	}
@@ -136,12 +140,15 @@ func (c *Client) send(ctx context.Context, request []byte, async bool, options [
 	for _, o := range options {
 		o(m)
 	}
-	if err := c.node.Send(ctx, m); err != nil {
-		if failed, ok := errors.AsType[*transport.SendError](err); ok && failed.Outcome == transport.Unknown {
+	if err := c.node.Send(sending, m); err != nil {
+		failed, ok := errors.AsType[*transport.SendError](err)
+		if ok && failed.Outcome == transport.Unknown || c.calls.answered(call) {
 			c.calls.unsent(call, err)
 			return call, nil
 		}
-		c.calls.collect(call) // nobody else knows of it
+		if _, outcome, ok := c.calls.collect(call); ok { // its deadline, or Close
+			return nil, fmt.Errorf("call %s: %w: %w", c.name, outcome, err)
+		}
 		return nil, fmt.Errorf("call: %w", err)
 	}
 	return call, nil

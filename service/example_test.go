@@ -128,3 +128,40 @@ func ExampleNewTypedServer() {
 	fmt.Println(sum, err)
 	// Output: 5 <nil>
 }
+
+// The members of a group share the requests.
+func ExampleGroup() {
+	ctx := context.Background()
+	bus := intraprocess.NewBus()
+	for range 2 {
+		node, _ := postbus.New(bus.Attach(), nil)
+		defer node.Close(ctx)
+		server, err := service.NewServer(node, "/square", service.Group("calculators"))
+		if err != nil {
+			fmt.Println(err)
+			return
+		}
+		server.Handle(func(_ context.Context, request *transport.Message) ([]byte, error) {
+			var n int
+			_, err := fmt.Sscan(string(request.Body), &n)
+			return fmt.Append(nil, n*n), err
+		})
+	}
+	node, _ := postbus.New(bus.Attach(), nil)
+	defer node.Close(ctx)
+	client, _ := service.NewClient(node, "/square")
+	for n := range 3 {
+		answer, err := client.Call(ctx, fmt.Append(nil, n))
+		if err != nil {
+			fmt.Println(err)
+			return
+		}
+		fmt.Println(string(answer.Body))
+	}
+	fmt.Println("answers too many:", client.Late())
+	// Output:
+	// 0
+	// 1
+	// 4
+	// answers too many: 0
+}

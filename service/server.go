@@ -18,8 +18,8 @@ import (
 // told otherwise.
 const DefaultConcurrency = 64
 
-// answerTimeout bounds the sending of an answer by Handle: the request's own deadline may
-// have passed by then.
+// answerTimeout is how long sending an answer by Handle is tried at least: the request's own
+// deadline may have passed by then.
 const answerTimeout = 30 * time.Second
 
 // ErrAnswered is returned for a second answer to a request.
@@ -35,31 +35,29 @@ type Server struct {
 	inbox       *queue.Inbox
 	concurrency int
 	sequence    atomic.Uint64
+	kept        kept
 }
-
-// ServerOption is an option of NewServer.
-type ServerOption interface{ server(*Server) }
-
-// ConcurrencyOption is an option of servers. See Concurrency.
-type ConcurrencyOption int
-
-// Concurrency lets Handle work on at most n requests at once; n below 1 counts as 1.
-// The default is DefaultConcurrency.
-func Concurrency(n int) ConcurrencyOption { return ConcurrencyOption(max(n, 1)) }
-
-func (n ConcurrencyOption) server(s *Server) { s.concurrency = int(n) }
 
 // NewServer returns a server of the service called name, or of all services that name
 // stands for as a pattern (see transport.ValidatePattern). Requests wait in a queue
-// with the bounds of transport.QoS.KeepAll. Errors: those of transport.Node.Receive.
+// with the bounds of transport.QoS.KeepAll; those of a durable server or group with the carrier. Errors: those
+// of transport.Node.Receive; one that wraps transport.ErrNotSupported if the carrier can't do what an option asks for.
 func NewServer(node *transport.Node, name string, options ...ServerOption) (*Server, error) {
-	s := &Server{node: node, name: name, gid: transport.NewGID(), concurrency: DefaultConcurrency}
-	for _, o := range options {
-		o.server(s)
+	o := serving{interest: transport.Interest{Kind: transport.Request, Name: name}, concurrency: DefaultConcurrency}
+	for _, option := range options {
+		option.server(&o)
 	}
+	if o.interest.Tracked() {
+		o.interest.InFlight = min(o.concurrency, transport.MaxInFlight)
+	}
+	s := &Server{node: node, name: name, gid: transport.NewGID(), concurrency: o.concurrency}
 	var err error
-	s.inbox, err = queue.Attach(node, transport.Interest{Kind: transport.Request, Name: name},
-		queue.Options{QoS: transport.QoS{KeepAll: true}, Leftover: s.turnAway})
+	s.inbox, err = queue.Attach(node, o.interest, queue.Options{
+		QoS:      transport.QoS{KeepAll: true},
+		Leftover: s.turnAway,
+		Admit:    s.admit,
+		Refused:  func(d transport.Delivery) { s.kept.forget(d.Message) },
+	})
 	if err != nil {
 		return nil, fmt.Errorf("server: %w", err)
 	}
@@ -79,7 +77,8 @@ type Request struct {
 	server   *Server
 	delivery transport.Delivery
 	answered atomic.Bool
-	sequence uint64 // of the answer, from the first try on
+	sequence uint64             // of the answer, from the first try on
+	answer   *transport.Message // a copy of the last that was tried
 }
 
 // Next waits for a request and takes it. It returns an error that wraps
@@ -107,7 +106,7 @@ func (s *Server) request(d transport.Delivery) *Request {
 }
 
 // Respond answers the request with a result. It returns nil when the next hop has
-// durably taken the answer; errors are ErrAnswered and those of
+// durably taken the answer; the request of a durable server or group is done with then. Errors are ErrAnswered and those of
 // [transport.Node.Send]. After an error of Send the request can be answered again: that
 // answer has the same ID, so that receivers can tell if the first one came through.
 func (r *Request) Respond(ctx context.Context, body []byte, options ...transport.MessageOption) error {
@@ -178,12 +177,22 @@ func (r *Request) respond(ctx context.Context, m *transport.Message, options []t
 	for _, o := range options {
 		o(m)
 	}
+	r.answer = copyAnswer(m)
 	if err := s.node.Send(ctx, m); err != nil {
 		r.answered.Store(false)
 		return fmt.Errorf("answer: %w", err)
 	}
-	r.delivery.Ack()
+	r.settle(s.ack)
 	return nil
+}
+
+// settle keeps the answer, and settles what has brought the request.
+func (r *Request) settle(how func(transport.Delivery)) {
+	held := r.server.kept.keep(r.Message, r.answer)
+	how(r.delivery)
+	for _, d := range held {
+		how(d)
+	}
 }
 
 // Handler answers requests: the bytes it returns are the result, an error makes an
@@ -251,7 +260,8 @@ func (s *Server) run(ctx context.Context, r *Request, handler handlerFunc) ([]by
 // send answers the request with a handler's outcome. The answer goes out even when the
 // handlers' context has ended.
 func (s *Server) send(ctx context.Context, r *Request, body []byte, contentType string, err error) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), answerTimeout)
+	patience := max(answerTimeout, time.Until(r.Deadline))
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
 	defer cancel()
 	if err == nil {
 		err = r.Respond(ctx, body, transport.WithContentType(contentType))
@@ -261,10 +271,62 @@ func (s *Server) send(ctx context.Context, r *Request, body []byte, contentType 
 	} else {
 		err = r.RespondError(ctx, err)
 	}
-	if err != nil {
-		s.node.Logger().Warn("request could not be answered",
-			"name", r.Name, "message_id", r.ID.String(), "to", r.ReplyTo, "error", err)
+	if err == nil {
+		return
 	}
+	s.node.Logger().Warn("request could not be answered",
+		"name", r.Name, "message_id", r.ID.String(), "to", r.ReplyTo, "error", err)
+	r.settle(func(d transport.Delivery) { giveUp(d, err) })
+}
+
+// giveUp settles a request whose answer could not be sent: for good, or for now.
+func giveUp(d transport.Delivery, err error) {
+	failed, ok := errors.AsType[*transport.SendError](err)
+	if !errors.Is(err, transport.ErrClosed) && (!ok || failed.Outcome == transport.Permanent) {
+		d.Term(err.Error())
+		return
+	}
+	queue.Retry(d, err.Error())
+}
+
+// ack settles a request that has been answered.
+func (s *Server) ack(d transport.Delivery) {
+	if err := d.Ack(); err != nil {
+		s.node.Logger().Warn("a request can't be put on record as answered, it may come again",
+			"name", d.Message.Name, "message_id", d.Message.ID.String(), "error", err)
+	}
+}
+
+// admit says whether a request that has arrived is new, and sees to it if it is not.
+func (s *Server) admit(in *queue.Inbox, d transport.Delivery) bool {
+	found, answer := s.kept.arrive(d)
+	switch found {
+	case isNew:
+		return true
+	case isAnswered:
+		if !in.Background(func() { s.again(d, answer) }) {
+			queue.Retry(d, "too many requests come again")
+		}
+	case isTooMany:
+		queue.Retry(d, "the request is being handled")
+	}
+	return false
+}
+
+// again answers a request that has been answered before, if the answer was kept.
+func (s *Server) again(d transport.Delivery, answer *transport.Message) {
+	if answer != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), answerTimeout)
+		defer cancel()
+		answer.To = []string{d.Message.ReplyTo}
+		if err := s.node.Send(ctx, answer); err != nil {
+			s.node.Logger().Warn("request that came again could not be answered",
+				"name", d.Message.Name, "message_id", d.Message.ID.String(), "to", d.Message.ReplyTo, "error", err)
+			giveUp(d, err)
+			return
+		}
+	}
+	s.ack(d)
 }
 
 // Ready reports whether Next would return at once. With Watch it lets a wait set wait
@@ -280,7 +342,8 @@ func (s *Server) Dropped() uint64 { return s.inbox.Dropped() }
 
 // Close ends the server: nothing more arrives, and waiting readers return. What is in
 // the queue is still answered: by the handler, which the Close of the node waits for, or
-// if there is none with CodeClosing. It always returns nil; a second Close does nothing.
+// if there is none with CodeClosing; that of a durable server or group is given back, for whoever serves
+// next. It always returns nil; a second Close does nothing.
 func (s *Server) Close() error {
 	s.inbox.Close()
 	return nil

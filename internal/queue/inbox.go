@@ -23,8 +23,8 @@ type Options struct {
 	// work it off, if the deliveries are not tracked.
 	Leftover Handler
 	// Admit is asked about each delivery before it is queued; false says that it has been
-	// taken care of. It does not block.
-	Admit func(transport.Delivery) bool
+	// taken care of. It does not block. The inbox may still be on its way out of Attach.
+	Admit func(*Inbox, transport.Delivery) bool
 	// Refused gets each admitted delivery that was dropped for want of room. It does not block.
 	Refused func(transport.Delivery)
 	// Silence, if not zero, has Silent called after each such time without a delivery, one call at a
@@ -130,7 +130,7 @@ func (in *Inbox) Deliver(d transport.Delivery) {
 	if in.silence != nil {
 		in.silence.heard()
 	}
-	if in.options.Admit != nil && !in.options.Admit(d) {
+	if in.options.Admit != nil && !in.options.Admit(in, d) {
 		return
 	}
 	ok := in.Push(d)
