@@ -253,7 +253,7 @@ func (in *Inbox) Drain(ctx context.Context) error {
 	in.Queue.Close()
 	var err error
 	if handled == nil {
-		in.letGo(ctx)
+		in.work.atOnce(func() { in.letGo(ctx) }) // and another Drain waits for it, too
 	} else {
 		select {
 		case <-handled:
