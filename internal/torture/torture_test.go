@@ -66,7 +66,7 @@ func run(t *testing.T, o torture.Options) *history.Report {
 		logs, _ := filepath.Glob(filepath.Join(o.Dir, "*.log"))
 		for _, name := range logs {
 			if text, err := os.ReadFile(name); err == nil && len(text) > 0 {
-				t.Logf("%s:\n%.4000s", filepath.Base(name), text)
+				t.Logf("%s:\n%s", filepath.Base(name), text[max(0, len(text)-2000):])
 			}
 		}
 	}

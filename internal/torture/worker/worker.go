@@ -76,6 +76,9 @@ func Run(ctx context.Context, c Config, logger *slog.Logger, wrap func(transport
 	}
 	defer func() { err = errors.Join(err, log.Close()) }()
 	node, err := open(ctx, c, logger, wrap)
+	if ctx.Err() != nil && err != nil {
+		return nil // it was to end before it had begun
+	}
 	if err != nil {
 		return err
 	}
@@ -105,13 +108,13 @@ func open(ctx context.Context, c Config, logger *slog.Logger, wrap func(transpor
 		if err == nil || errors.Is(err, transport.ErrInUse) {
 			return node, err
 		}
-		logger.Warn("the node can't be opened", "error", err)
-		timer := time.NewTimer(backoff.Delay(failed))
+		logger.Debug("the node can't be opened", "error", err)
+		timer := time.NewTimer(min(backoff.Delay(failed), time.Second))
 		select {
 		case <-timer.C:
 		case <-ctx.Done():
 			timer.Stop()
-			return nil, errors.Join(ctx.Err(), err)
+			return nil, ctx.Err()
 		}
 	}
 }

@@ -1,0 +1,41 @@
+//go:build integration
+
+package torture_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/postbus/postbus/internal/torture"
+)
+
+// stock returns the server of scripts/mailserver.sh, and sees to it that it runs in the end.
+func stock(t *testing.T) torture.Stock {
+	t.Helper()
+	server, err := torture.StockFromEnv()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		for _, o := range server.Outages() {
+			if o.End != nil {
+				if err := o.End(); err != nil {
+					t.Error(err)
+				}
+			}
+		}
+	})
+	return server
+}
+
+// TestRealFaults: Postfix and Dovecot are stopped, killed and kicked, and everything else
+// goes wrong as well.
+func TestRealFaults(t *testing.T) {
+	o := options(t, stock(t))
+	o.Load = torture.Load{Messages: 400, Calls: 50, Publishers: 2, Plains: 2, Clients: 1, Servers: 1, MaxBody: 4000, Every: 20 * time.Millisecond}
+	o.Faults = []string{"all"}
+	o.FaultEvery = 500 * time.Millisecond
+	o.Duration = time.Minute
+	o.Patience = 40 * time.Second
+	run(t, o)
+}

@@ -1,0 +1,195 @@
+package torture_test
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/postbus/postbus"
+	"github.com/postbus/postbus/email"
+	"github.com/postbus/postbus/email/mailserver"
+	"github.com/postbus/postbus/internal/torture/history"
+	"github.com/postbus/postbus/internal/torture/proxy"
+	"github.com/postbus/postbus/pubsub"
+	"github.com/postbus/postbus/transport"
+)
+
+// lane is a mail server with one publisher and one subscription, of which one is behind a
+// proxy.
+type lane struct {
+	testing.TB
+	proxy *proxy.Proxy
+	to    email.Config
+	opts  []pubsub.SubscriptionOption
+	pub   *pubsub.Publisher
+	node  *transport.Node // of the subscription
+	sub   *pubsub.Subscription
+	anew  bool // each session has a new subscription
+	n     uint64
+
+	mu      sync.Mutex
+	checker *history.Checker
+}
+
+// newLane makes a lane whose proxy is in front of a protocol. state is the file of the subscription's
+// memory, or empty for one that has none.
+func newLane(t testing.TB, protocol mailserver.Service, options ...pubsub.SubscriptionOption) *lane {
+	server, err := mailserver.Start(mailserver.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { server.Close() })
+	target := server.SMTPAddr()
+	if protocol == mailserver.IMAP {
+		target = server.IMAPAddr()
+	}
+	l := &lane{TB: t, anew: protocol == mailserver.IMAP, checker: history.NewChecker()}
+	if l.proxy, err = proxy.Listen(target); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.proxy.Close() })
+	robot, peer := server.Accounts()[0], server.Accounts()[1]
+	from := email.Config{SMTP: server.SMTPURL(), IMAP: server.IMAPURL(), Username: robot.Address, Password: robot.Password, To: []string{peer.Address}}
+	to := email.Config{SMTP: server.SMTPURL(), IMAP: server.IMAPURL(), Username: peer.Address, Password: peer.Password}
+	if protocol == mailserver.SMTP {
+		from.SMTP = strings.Replace(from.SMTP, target, l.proxy.Addr(), 1)
+	} else {
+		to.IMAP = strings.Replace(to.IMAP, target, l.proxy.Addr(), 1)
+	}
+	node, err := l.connect(from)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.close(node) })
+	if l.pub, err = pubsub.NewPublisher(node, "/t"); err != nil {
+		t.Fatal(err)
+	}
+	l.to, l.opts = to, append(options, pubsub.KeepAll())
+	l.subscribe()
+	t.Cleanup(func() { l.close(l.node) })
+	l.add(history.Event{Kind: history.Open, Receiver: "s", Topic: "/t", Mode: history.Durable})
+	return l
+}
+
+func (l *lane) connect(config email.Config) (*transport.Node, error) {
+	return postbus.OpenConfig(l.Context(), config, &transport.Options{Logger: slog.New(slog.DiscardHandler)})
+}
+
+func (l *lane) close(node *transport.Node) {
+	if err := node.Close(context.Background()); err != nil {
+		l.Error(err)
+	}
+}
+
+// subscribe makes the subscription, anew if there is one.
+func (l *lane) subscribe() {
+	if l.node != nil {
+		l.close(l.node)
+	}
+	var err error
+	if l.node, err = l.connect(l.to); err != nil { // cut
+		if l.node, err = l.connect(l.to); err != nil {
+			l.Fatal(err)
+		}
+	}
+	if l.sub, err = pubsub.NewSubscription(l.node, "/t", l.opts...); err != nil {
+		l.Fatal(err)
+	}
+}
+
+func (l *lane) add(e history.Event) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	e.Time = time.Now().UnixNano()
+	l.checker.Add(e, history.Position{})
+}
+
+// send publishes a message, and waits until it has been handled.
+func (l *lane) send() {
+	l.n++
+	body := fmt.Appendf(nil, "message %d", l.n)
+	e := history.Event{Kind: history.Publish, Publisher: l.pub.GID().String(), Number: l.n, Hash: history.Hash(body), Topic: "/t"}
+	l.add(e)
+	ctx, cancel := context.WithTimeout(l.Context(), 20*time.Second)
+	defer cancel()
+	if err := l.pub.Publish(ctx, body); err != nil {
+		l.Fatalf("message %d: %v", l.n, err)
+	}
+	e.Kind = history.Acked
+	l.add(e)
+	l.take(ctx)
+}
+
+// take handles a message.
+func (l *lane) take(ctx context.Context) {
+	d, err := l.sub.Take(ctx)
+	if err != nil {
+		l.Fatalf("message %d: %v", l.n, err)
+	}
+	e := history.Event{Receiver: "s", Publisher: d.Message.Info.PublisherGID.String(), Number: d.Message.Info.Sequence, Hash: history.Hash(d.Message.Body)}
+	for _, kind := range []history.Kind{history.Take, history.Ack, history.Done} {
+		e.Kind = kind
+		if kind == history.Done {
+			if err := d.Ack(); err != nil {
+				l.Error(err)
+			}
+		}
+		l.add(e)
+	}
+}
+
+// session has a new connection carry a message, and returns how many bytes that took in a direction. If
+// cut is not negative, the connection breaks after so many.
+func (l *lane) session(d proxy.Direction, cut int64) int64 {
+	l.proxy.Heal()
+	l.proxy.Cut()
+	before := l.proxy.Passed(d)
+	if cut >= 0 {
+		l.proxy.CutAfter(d, cut)
+	}
+	if l.anew {
+		l.subscribe()
+	}
+	l.send()
+	return l.proxy.Passed(d) - before
+}
+
+// sweep cuts a session after every stride-th byte, in a direction.
+func (l *lane) sweep(d proxy.Direction, first, stride, length int64) {
+	for at := first; at <= length; at += stride {
+		l.session(d, at)
+	}
+	// Whatever comes twice comes before this one.
+	l.session(d, -1)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.checker.Add(history.Event{Kind: history.Quiet}, history.Position{})
+	if report := l.checker.Report(func(history.Position) string { return "" }); !report.OK() {
+		l.Errorf("direction %v, from %d in steps of %d:\n%v", d, first, stride, report)
+	}
+}
+
+// sweep cuts sessions of a protocol in both directions, in so many lanes at once.
+func sweep(t *testing.T, protocol mailserver.Service, lanes int, stride int64) {
+	for _, d := range []proxy.Direction{proxy.ToServer, proxy.ToClient} {
+		measure := newLane(t, protocol)
+		length := max(measure.session(d, -1), measure.session(d, -1))
+		t.Logf("%v, direction %v: a session has %d bytes", protocol, d, length)
+		for i := range lanes {
+			t.Run(fmt.Sprintf("%v/%d/%d", protocol, d, i), func(t *testing.T) {
+				t.Parallel()
+				newLane(t, protocol).sweep(d, int64(i)*stride, int64(lanes)*stride, length)
+			})
+		}
+	}
+}
+
+// TestSweepSMTP: the connection of a publisher is cut at any byte, in either direction.
+func TestSweepSMTP(t *testing.T) { sweep(t, mailserver.SMTP, 2, 97) }
+
+// TestSweepIMAP: the connection of a subscription is.
+func TestSweepIMAP(t *testing.T) { sweep(t, mailserver.IMAP, 2, 97) }
