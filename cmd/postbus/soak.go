@@ -67,6 +67,7 @@ func (o *soakOptions) flags(cmd *cobra.Command) {
 	flags.StringSliceVar(&o.Faults, "faults", []string{"all"}, "kinds of faults to cause")
 	flags.DurationVar(&o.FaultEvery, "fault-every", time.Second, "mean `TIME` from one fault to the next")
 	flags.IntVar(&o.Load.Publishers, "publishers", 1, "publishers without an outbox")
+	flags.IntVar(&o.Load.Outboxes, "outboxes", 1, "publishers with an outbox")
 	flags.IntVar(&o.Load.Plains, "plain", 1, "subscriptions that remember nothing")
 	flags.IntVar(&o.Load.Clients, "clients", 1, "clients of a service")
 	flags.IntVar(&o.Load.Servers, "servers", 1, "servers of it")

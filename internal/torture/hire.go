@@ -1,9 +1,11 @@
 package torture
 
 import (
+	"cmp"
 	"fmt"
 	"net"
 	"net/url"
+	"path/filepath"
 	"time"
 
 	"github.com/postbus/postbus/email"
@@ -48,7 +50,13 @@ func (r *run) hire() error {
 	}
 	for i := range l.Servers {
 		c := base
-		c.Role, c.Mode, c.Topic = worker.Server, history.Plain, r.service
+		c.Role, c.Mode, c.Topic = worker.Server, cmp.Or(l.ServerMode, history.Plain), r.service
+		switch c.Mode {
+		case history.Durable:
+			c.Receiver = fmt.Sprintf("server-%d", i)
+		case history.Group:
+			c.Receiver = "servers"
+		}
 		r.add("server", i, c, 0)
 	}
 	base.Mail = from
@@ -58,6 +66,7 @@ func (r *run) hire() error {
 		name := "publisher"
 		if i >= l.Publishers {
 			name = "outbox"
+			c.Outbox = filepath.Join(r.Dir, fmt.Sprintf("%s-%d.outbox", name, i))
 		}
 		r.add(name, i, c, share(l.Messages, l.Publishers+l.Outboxes, i))
 	}

@@ -56,9 +56,10 @@ type Load struct {
 	Publishers, Outboxes int
 	// Plains and Durables are subscriptions, Members those of one group.
 	Plains, Durables, Members int
-	// Clients and Servers are the ends of a service; the servers are one group if Durable
-	// servers are to be had, and each for itself otherwise.
+	// Clients and Servers are the ends of a service. ServerMode is history.Plain, Durable or
+	// Group; empty means Plain.
 	Clients, Servers int
+	ServerMode       string
 	// Every is how long a publisher or client waits between two messages, and Timeout
 	// how long one may take.
 	Every, Timeout time.Duration

@@ -80,7 +80,15 @@ func (w *worker) serve(ctx context.Context) error {
 	}
 }
 
-func (w *worker) serverOptions() []service.ServerOption { return nil }
+func (w *worker) serverOptions() []service.ServerOption {
+	switch w.Mode {
+	case history.Durable:
+		return []service.ServerOption{service.Durable(w.Receiver)}
+	case history.Group:
+		return []service.ServerOption{service.Group(w.Receiver), service.Lease(w.Lease)}
+	}
+	return nil
+}
 
 // respond answers a request, and says so before and after.
 func (w *worker) respond(ctx context.Context, request *service.Request) error {

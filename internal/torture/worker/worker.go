@@ -20,6 +20,7 @@ import (
 	"github.com/postbus/postbus/internal/backoff"
 	"github.com/postbus/postbus/internal/torture/history"
 	"github.com/postbus/postbus/transport"
+	"github.com/postbus/postbus/transport/outbox"
 )
 
 // Role says which program a worker is.
@@ -40,6 +41,8 @@ type Config struct {
 	Process, History string
 	// Mail is the account.
 	Mail email.Config
+	// Outbox is the file of its outbox, empty for none.
+	Outbox string
 	// Topic is the name of the topic or service.
 	Topic string
 
@@ -120,15 +123,20 @@ func open(ctx context.Context, c Config, logger *slog.Logger, wrap func(transpor
 }
 
 func openOnce(ctx context.Context, c Config, logger *slog.Logger, wrap func(transport.Carrier) transport.Carrier) (*transport.Node, error) {
-	options := &transport.Options{Logger: logger}
-	if wrap == nil {
-		return postbus.OpenConfig(ctx, c.Mail, options)
-	}
-	carrier, err := email.Open(ctx, c.Mail, email.Options{Logger: logger})
+	mail, err := email.Open(ctx, c.Mail, email.Options{Logger: logger})
 	if err != nil {
 		return nil, err
 	}
-	return postbus.New(wrap(carrier), options)
+	var carrier transport.Carrier = mail
+	if wrap != nil {
+		carrier = wrap(carrier)
+	}
+	if c.Outbox != "" {
+		if carrier, err = outbox.Open(carrier, outbox.Options{File: c.Outbox, Logger: logger}); err != nil {
+			return nil, err
+		}
+	}
+	return postbus.New(carrier, &transport.Options{Logger: logger})
 }
 
 // Main is a worker as a program: it reads its configuration, a line of JSON, from stdin, and ends
