@@ -87,7 +87,7 @@ func TestShort(t *testing.T) {
 func TestShortFaults(t *testing.T) {
 	o := options(t, embedded(t))
 	o.Load = torture.Load{Messages: 300, Publishers: 2, Plains: 2, MaxBody: 2000, Every: 5 * time.Millisecond}
-	o.Faults = []string{"all"}
+	o.Faults = []string{"kill", "imap", "delay", "throttle"}
 	o.FaultEvery = 100 * time.Millisecond
 	run(t, o)
 }
