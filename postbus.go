@@ -16,6 +16,7 @@
 //   - transport: messages, nodes, errors, and the interface of carriers
 //   - email: the mail carrier and its configuration file; email/mailserver: a
 //     complete mail server for tests, in process
+//   - transport/outbox: messages are kept on disk until they can be sent
 //   - intraprocess: the carrier in memory, for tests
 //
 // The command postbus (cmd/postbus) does the same from a shell.
@@ -23,11 +24,13 @@ package postbus
 
 import (
 	"context"
+	"log/slog"
 	"sync"
 
 	"github.com/postbus/postbus/email"
 	"github.com/postbus/postbus/intraprocess"
 	"github.com/postbus/postbus/transport"
+	"github.com/postbus/postbus/transport/outbox"
 )
 
 // New returns a node over a carrier, which belongs to it from now on. A nil options
@@ -58,7 +61,8 @@ func Open(ctx context.Context, path string) (*transport.Node, error) {
 // OpenConfig is Open with a configuration that is read already, or made by the program,
 // and options. The routes of the configuration come after those of the options. A
 // configuration that says "intraprocess" needs no server: its nodes see all others of
-// the kind in the process.
+// the kind in the process. One with an outbox makes a node whose Carrier is an
+// [outbox.Outbox]; the error wraps transport.ErrInUse when another process has its file.
 func OpenConfig(ctx context.Context, config email.Config, options *transport.Options) (*transport.Node, error) {
 	var o transport.Options
 	if options != nil {
@@ -68,14 +72,32 @@ func OpenConfig(ctx context.Context, config email.Config, options *transport.Opt
 	if o.MaxBody == 0 {
 		o.MaxBody = config.MaxBody
 	}
+	var carrier transport.Carrier
 	if config.Intraprocess {
-		return New(processBus().Attach(), &o)
+		carrier = processBus().Attach()
+	} else {
+		mail, err := email.Open(ctx, config, email.Options{Logger: o.Logger})
+		if err != nil {
+			return nil, err
+		}
+		carrier = mail
 	}
-	carrier, err := email.Open(ctx, config, email.Options{Logger: o.Logger})
-	if err != nil {
-		return nil, err
+	if config.Outbox.File != "" {
+		box, err := outbox.Open(carrier, outboxOptions(config.Outbox, o.Logger))
+		if err != nil {
+			return nil, err
+		}
+		carrier = box
 	}
 	return New(carrier, &o)
+}
+
+func outboxOptions(c email.Outbox, logger *slog.Logger) outbox.Options {
+	o := outbox.Options{File: c.File, MaxEntries: c.MaxEntries, MaxBytes: c.MaxBytes, MaxAge: c.MaxAge, Logger: logger}
+	if c.DropOldest {
+		o.WhenFull = outbox.DropOldest
+	}
+	return o
 }
 
 // processBus is what nodes share whose configuration says "intraprocess": as in the

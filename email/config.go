@@ -58,10 +58,11 @@ type Config struct {
 	RMWEmail       bool
 	RMWEmailRoutes []string
 
-	// Routes and Intraprocess are not the carrier's: whoever makes the node
-	// passes the one on in transport.Options, and takes the in-process carrier
-	// instead of this one if the other is set.
+	// Routes, Outbox and Intraprocess are not the carrier's: whoever makes the node
+	// passes the first on in transport.Options, puts an outbox in front of the carrier, and takes the
+	// in-process carrier instead of this one if the last is set.
 	Routes       transport.Routes
+	Outbox       Outbox
 	Intraprocess bool
 }
 
@@ -149,6 +150,7 @@ func (c *Config) settings(folder string) value {
 			setting{key: "compat", value: text(rmwEmail(&c.RMWEmail))},
 		)},
 		setting{key: "routes", value: list(c.route)},
+		setting{key: "outbox", value: c.Outbox.settings(folder)},
 		setting{key: "limits", value: section(
 			setting{key: "max-body", value: count(&c.MaxBody)},
 		)},

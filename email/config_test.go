@@ -66,6 +66,12 @@ func TestParseConfig(t *testing.T) {
 				c.Routes = transport.Routes{{Pattern: "/a/>", To: []string{"x@b.c"}}, {Pattern: "/>", To: []string{"y@b.c", "z@b.c"}}}
 				c.MaxBody = 1000
 			})},
+		{"outbox", minimal + "outbox:\n  file: out/box.db\n  max-entries: 5\n  max-bytes: 6000000000\n  max-age: 36h\n  when-full: drop-oldest\n",
+			with(func(c *email.Config) {
+				c.Outbox = email.Outbox{File: filepath.Join(folder, "out/box.db"), MaxEntries: 5, MaxBytes: 6e9, MaxAge: 36 * time.Hour, DropOldest: true}
+			})},
+		{"outbox elsewhere", minimal + "outbox: {file: /var/lib/robot/outbox.db, when-full: refuse}\n",
+			with(func(c *email.Config) { c.Outbox.File = "/var/lib/robot/outbox.db" })},
 		{"people", minimal + "  people: [Alice <alice@example.org>, '@example.com']\n", with(func(c *email.Config) { c.People = []string{"alice@example.org", "@example.com"} })},
 		{"one person", minimal + "  people: alice@example.org\n", with(func(c *email.Config) { c.People = []string{"alice@example.org"} })},
 		{"flag skipped", minimal + "  skipped:\n    flag: $NotPostbus\n", with(func(c *email.Config) { c.SkippedFlag = "$NotPostbus" })},
@@ -106,6 +112,10 @@ func TestParseConfigErrors(t *testing.T) {
 		{"text is a list", replace("secret", "[a]"), "c/email.yml:6: email.user.password: this must be a text"},
 		{"text is empty", replace("secret", ""), "c/email.yml:6: email.user.password: this must be a text"},
 		{"no password", replace("    password: secret\n", ""), "c/email.yml:3: email.user: exactly one of the keys password"},
+		{"outbox without file", minimal + "outbox:\n  max-age: 1h\n", "c/email.yml:8: outbox.file: this key is required"},
+		{"outbox for no time", minimal + "outbox:\n  file: x\n  max-age: 5\n", `c/email.yml:9: outbox.max-age: "5" is not a time`},
+		{"outbox without room", minimal + "outbox:\n  file: x\n  max-bytes: 0\n", "c/email.yml:9: outbox.max-bytes: this must be greater than 0"},
+		{"outbox with a strange policy", minimal + "outbox: {file: x, when-full: panic}\n", `c/email.yml:7: outbox.when-full: "panic" is not known; the values are refuse and drop-oldest`},
 		{"two passwords", minimal + "    password-env: HOME\n", "c/email.yml:3: email.user: exactly one of the keys password"},
 		{"password file missing", replace("password: secret", "password-file: nowhere"), "c/email.yml:6: email.user.password-file: open c/nowhere"},
 		{"variable missing", replace("password: secret", "password-env: POSTBUS_TEST_NO_SUCH"), "c/email.yml:6: email.user.password-env: the environment variable POSTBUS_TEST_NO_SUCH is not set"},

@@ -36,6 +36,12 @@
 //	    compat: rmw_email              # these messages are for rmw_email
 //	limits:
 //	  max-body: 16777216               # bytes
+//	outbox:                            # keep messages on disk until they are sent
+//	  file: outbox.db                  # (package transport/outbox); the others
+//	  max-entries: 100000              # have these defaults
+//	  max-bytes: 1073741824
+//	  max-age: 120h
+//	  when-full: refuse                # or drop-oldest
 //
 // Files are relative to the folder of the configuration file. Keys that are not known,
 // or hold something of another type, are errors.
