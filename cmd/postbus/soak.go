@@ -40,7 +40,8 @@ whose mailbox then gets all the messages. Servers that scripts/mailserver.sh has
 variables set, are stopped, killed and started again.
 
 Kinds of --faults are kill, cut, cut-at-byte, hold, hold-and-cut, delay, throttle, half-close, refuse, smtp and
-imap, all for all of them and none for none.
+imap, all for all of these and none for none. One more is expunge: then another mail client removes new mails,
+and the messages in them need not come.
 
 The history and the logs of the processes are kept if something was found, or with --dir.
 

@@ -29,18 +29,20 @@ var (
 )
 
 // findFaults returns what the options ask for: names, or beginnings of names as in
-// "kill", or "all". Kinds for which nobody takes part are left out.
+// "kill", or "all", which are all but "expunge": after that one, messages may be missing. Kinds for which nobody takes part are
+// left out.
 func (r *run) findFaults() ([]fault, error) {
 	all := r.killings()
 	all = append(all, r.disturbances()...)
 	for _, o := range r.Server.Outages() {
 		all = append(all, fault{name: o.Name, begin: o.Begin, end: o.End, outage: o.End != nil})
 	}
+	all = append(all, fault{name: "expunge", begin: r.expunge})
 	var chosen []fault
 	for _, name := range r.Faults {
 		found := slices.Contains(Killings, name) || slices.Contains(Disturbances, name)
 		for _, f := range all {
-			if name == "all" || f.name == name || strings.HasPrefix(f.name, name+"-") {
+			if name == "all" && f.name != "expunge" || f.name == name || strings.HasPrefix(f.name, name+"-") {
 				chosen = append(chosen, f)
 				found = true
 			}

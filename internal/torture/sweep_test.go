@@ -2,8 +2,10 @@ package torture_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -110,18 +112,41 @@ func (l *lane) add(e history.Event) {
 
 // send publishes a message, and waits until it has been handled.
 func (l *lane) send() {
-	l.n++
-	body := fmt.Appendf(nil, "message %d", l.n)
-	e := history.Event{Kind: history.Publish, Publisher: l.pub.GID().String(), Number: l.n, Hash: history.Hash(body), Topic: "/t"}
-	l.add(e)
 	ctx, cancel := context.WithTimeout(l.Context(), 20*time.Second)
 	defer cancel()
-	if err := l.pub.Publish(ctx, body); err != nil {
+	if err := l.publish(ctx); err != nil {
 		l.Fatalf("message %d: %v", l.n, err)
 	}
+	for l.pending() {
+		l.take(ctx)
+	}
+}
+
+// publish publishes a message.
+func (l *lane) publish(ctx context.Context) error {
+	l.n++
+	body := fmt.Appendf(nil, "%d", l.n)
+	e := history.Event{Kind: history.Publish, Publisher: l.pub.GID().String(), Number: l.n, Hash: history.Hash(body), Topic: "/t"}
+	err := l.pub.Publish(ctx, body, func(m *transport.Message) {
+		e.Sequence = m.Info.Sequence
+		l.add(e)
+	})
 	e.Kind = history.Acked
+	if err != nil {
+		e.Kind = history.Failed
+		if failed, ok := errors.AsType[*transport.SendError](err); ok && failed.Outcome == transport.Unknown {
+			e.Kind = history.Unknown
+		}
+	}
 	l.add(e)
-	l.take(ctx)
+	return err
+}
+
+// pending reports whether something is owed.
+func (l *lane) pending() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.checker.Pending() > 0
 }
 
 // take handles a message.
@@ -130,7 +155,11 @@ func (l *lane) take(ctx context.Context) {
 	if err != nil {
 		l.Fatalf("message %d: %v", l.n, err)
 	}
-	e := history.Event{Receiver: "s", Publisher: d.Message.Info.PublisherGID.String(), Number: d.Message.Info.Sequence, Hash: history.Hash(d.Message.Body)}
+	n, err := strconv.ParseUint(string(d.Message.Body), 10, 64)
+	if err != nil {
+		l.Fatal(err)
+	}
+	e := history.Event{Receiver: "s", Publisher: d.Message.Info.PublisherGID.String(), Number: n, Sequence: d.Message.Info.Sequence, Hash: history.Hash(d.Message.Body)}
 	for _, kind := range []history.Kind{history.Take, history.Ack, history.Done} {
 		e.Kind = kind
 		if kind == history.Done {
@@ -163,13 +192,18 @@ func (l *lane) sweep(d proxy.Direction, first, stride, length int64) {
 	for at := first; at <= length; at += stride {
 		l.session(d, at)
 	}
-	// Whatever comes twice comes before this one.
-	l.session(d, -1)
+	l.session(d, -1) // whatever comes twice comes before this one
+	l.check()
+}
+
+// check wants everything to have been handled once.
+func (l *lane) check() {
+	l.Helper()
+	l.add(history.Event{Kind: history.Quiet})
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.checker.Add(history.Event{Kind: history.Quiet}, history.Position{})
 	if report := l.checker.Report(func(history.Position) string { return "" }); !report.OK() {
-		l.Errorf("direction %v, from %d in steps of %d:\n%v", d, first, stride, report)
+		l.Errorf("promises were broken:\n%v", report)
 	}
 }
 

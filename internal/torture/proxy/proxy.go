@@ -22,6 +22,9 @@ const (
 	ToClient
 )
 
+// never is no byte at all, in either direction.
+var never = [2]int64{-1, -1}
+
 // Rule says how bytes are passed on. The zero value does so at once.
 type Rule struct {
 	// Hold passes on nothing, until another rule comes or the connection is cut. As with
@@ -48,6 +51,7 @@ type Proxy struct {
 	changed chan struct{} // closed when the rules are others
 	passed  [2]int64
 	cuts    [2]int64 // cut when so many bytes have passed; negative for never
+	holds   [2]int64 // hold then
 	refuse  bool
 	open    map[*pair]struct{}
 	total   int // connections accepted
@@ -66,7 +70,7 @@ func Listen(target string) (*Proxy, error) {
 	if err != nil {
 		return nil, fmt.Errorf("proxy: %w", err)
 	}
-	p := &Proxy{listener: listener, target: target, changed: make(chan struct{}), open: make(map[*pair]struct{}), cuts: [2]int64{-1, -1}}
+	p := &Proxy{listener: listener, target: target, changed: make(chan struct{}), open: make(map[*pair]struct{}), cuts: never, holds: never}
 	p.ctx, p.done = context.WithCancel(context.Background())
 	p.running.Go(p.accept)
 	return p, nil
@@ -109,11 +113,11 @@ func (p *Proxy) Refuse(on bool) {
 	p.refuse = on
 }
 
-// Heal ends whatever Set, Refuse and CutAfter have begun.
+// Heal ends whatever Set, Refuse, CutAfter and HoldAfter have begun.
 func (p *Proxy) Heal() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.rules, p.refuse, p.cuts = [2]Rule{}, false, [2]int64{-1, -1}
+	p.rules, p.refuse, p.cuts, p.holds = [2]Rule{}, false, never, never
 	p.change()
 }
 
@@ -123,6 +127,13 @@ func (p *Proxy) CutAfter(d Direction, n int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.cuts[d] = p.passed[d] + n
+}
+
+// HoldAfter has a direction held (see Rule.Hold) from byte n on, counted as for CutAfter.
+func (p *Proxy) HoldAfter(d Direction, n int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.holds[d] = p.passed[d] + n
 }
 
 // Passed returns how many bytes have been passed on in a direction.

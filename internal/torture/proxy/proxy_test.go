@@ -200,6 +200,21 @@ func TestHold(t *testing.T) {
 	b.wantEnd(server)
 }
 
+func TestHoldAfter(t *testing.T) {
+	b := newBench(t)
+	client, server := b.connect()
+	b.HoldAfter(ToServer, 3)
+	b.write(client, "hello")
+	b.want(server, "hel")
+	if got := b.Passed(ToServer); got != 3 {
+		t.Errorf("%d bytes were passed on, want 3", got)
+	}
+	b.write(server, "other way")
+	b.want(client, "other way")
+	b.Heal()
+	b.want(server, "lo")
+}
+
 func TestSlow(t *testing.T) {
 	for name, test := range map[string]struct {
 		rule Rule

@@ -96,33 +96,48 @@ func (p *Proxy) pass(c *pair, d Direction, data []byte, to net.Conn) bool {
 		if rule.Delay > 0 && !p.wait(c, rule.Delay) {
 			return false
 		}
-		if !p.write(c, d, data[:piece], to) {
+		n, ok := p.write(c, d, data[:piece], to)
+		if !ok {
 			return false
 		}
-		data = data[piece:]
+		data = data[n:]
 	}
 	return true
 }
 
-// write writes a piece, up to the byte at which the connection is to be cut.
-func (p *Proxy) write(c *pair, d Direction, piece []byte, to net.Conn) bool {
+// write writes a piece, up to the byte at which the connection is to be cut or held. It returns how
+// much it has written.
+func (p *Proxy) write(c *pair, d Direction, piece []byte, to net.Conn) (n int, ok bool) {
 	p.mu.Lock()
-	cut := p.cuts[d] >= 0 && p.passed[d]+int64(len(piece)) >= p.cuts[d]
+	hold := reached(p.holds[d], p.passed[d], &piece)
+	cut := reached(p.cuts[d], p.passed[d], &piece)
+	if hold {
+		p.holds[d] = -1
+		p.rules[d].Hold = true
+	}
 	if cut {
-		piece = piece[:max(0, p.cuts[d]-p.passed[d])]
 		p.cuts[d] = -1
 	}
 	p.passed[d] += int64(len(piece))
 	p.mu.Unlock()
 	if _, err := to.Write(piece); err != nil {
-		return false
+		return 0, false
 	}
 	if cut {
 		// The bytes before the cut are to arrive: a reset may overtake them, an end of
 		// the stream can't.
 		c.end()
 	}
-	return !cut
+	return len(piece), !cut
+}
+
+// reached reports whether a piece reaches a limit, and cuts it short there.
+func reached(limit, passed int64, piece *[]byte) bool {
+	if limit < 0 || passed+int64(len(*piece)) < limit {
+		return false
+	}
+	*piece = (*piece)[:max(0, limit-passed)]
+	return true
 }
 
 // end breaks both sides in an orderly way: what was passed on before still arrives.

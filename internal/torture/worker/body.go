@@ -39,8 +39,8 @@ func (r *random) body(gid string, n uint64, most int) []byte {
 	return body
 }
 
-// parse reads whose a body is.
-func parse(body []byte) (gid string, n uint64, ok bool) {
+// Parse reads whose a body is.
+func Parse(body []byte) (gid string, n uint64, ok bool) {
 	line, _, ok := bytes.Cut(body, []byte("\n"))
 	if !ok {
 		return "", 0, false

@@ -92,7 +92,7 @@ func (w *worker) serverOptions() []service.ServerOption {
 
 // respond answers a request, and says so before and after.
 func (w *worker) respond(ctx context.Context, request *service.Request) error {
-	gid, n, _ := parse(request.Body) // what can't be read will be found out
+	gid, n, _ := Parse(request.Body) // what can't be read will be found out
 	event := history.Event{Receiver: w.Receiver, Publisher: gid, Number: n}
 	run := event
 	run.Kind, run.Hash = history.Run, history.Hash(request.Body)

@@ -108,7 +108,7 @@ func (w *worker) gap(g transport.Gap) {
 // handle handles a message, and says so before and after each step.
 func (w *worker) handle(ctx context.Context, d transport.Delivery) error {
 	m := d.Message
-	gid, n, ok := parse(m.Body)
+	gid, n, ok := Parse(m.Body)
 	if !ok {
 		gid, n = m.Info.PublisherGID.String(), m.Info.Sequence // it is no body of ours, and will be found out
 	}
