@@ -260,6 +260,7 @@ func TestDeadline(t *testing.T) {
 		time.Sleep(2100 * time.Millisecond)
 		sub.Close()
 		time.Sleep(time.Minute)
+		synctest.Wait()
 		if want := []time.Duration{time.Second, 2 * time.Second}; !slices.Equal(reported, want) {
 			t.Errorf("reported %v, want %v", reported, want)
 		}

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"log/slog"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -188,22 +190,23 @@ func TestMishapsComeAgain(t *testing.T) {
 
 func TestSilence(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
 		var heard []time.Duration
-		slow := time.Duration(0)
+		var slow time.Duration
 		c, node, _ := newFeeding(t, nil, transport.Interest{}, queue.Options{Silence: time.Minute, Silent: func(d time.Duration) {
+			mu.Lock()
 			heard = append(heard, d)
-			time.Sleep(slow)
+			wait := slow
+			mu.Unlock()
+			time.Sleep(wait)
 		}})
 		expect := func(what string, want ...time.Duration) {
 			t.Helper()
 			synctest.Wait()
-			if len(heard) != len(want) {
+			mu.Lock()
+			defer mu.Unlock()
+			if !slices.Equal(heard, want) {
 				t.Errorf("%s: %v was reported, want %v", what, heard, want)
-			}
-			for i := range min(len(heard), len(want)) {
-				if heard[i] != want[i] {
-					t.Errorf("%s: %v was reported, want %v", what, heard, want)
-				}
 			}
 			heard = nil
 		}
@@ -224,7 +227,9 @@ func TestSilence(t *testing.T) {
 		expect("just before a minute after another")
 		time.Sleep(time.Nanosecond)
 		expect("a minute after it", time.Minute)
+		mu.Lock()
 		slow = 150 * time.Second
+		mu.Unlock()
 		time.Sleep(5*time.Minute + time.Second)
 		expect("to a program that is slow to take it", 2*time.Minute, 5*time.Minute)
 		if err := node.Close(t.Context()); err != nil {
@@ -239,13 +244,15 @@ func TestSilence(t *testing.T) {
 func TestGaps(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log strings.Builder
-		var got []uint64
+		var got atomic.Pointer[[]uint64]
+		got.Store(new([]uint64))
 		c, node, in := newFeeding(t, slog.New(slog.NewTextHandler(&log, nil)), transport.Interest{Gap: func(g transport.Gap) {
 			time.Sleep(time.Second)
 			if g.First == 2 {
 				panic("on purpose")
 			}
-			got = append(got, g.First)
+			all := append(slices.Clone(*got.Load()), g.First)
+			got.Store(&all)
 		}}, queue.Options{})
 		const most = 1 << 10
 		for n := range uint64(most + 2) {
@@ -254,15 +261,15 @@ func TestGaps(t *testing.T) {
 		}
 		time.Sleep(3*time.Second + 1)
 		synctest.Wait()
-		if len(got) != 2 || got[0] != 1 || got[1] != 3 {
-			t.Errorf("%d were reported, want 1 and 3", got)
+		if want := []uint64{1, 3}; !slices.Equal(*got.Load(), want) {
+			t.Errorf("%d were reported, want %d", *got.Load(), want)
 		}
 		in.Close()
 		if err := node.Close(t.Context()); err != nil {
 			t.Error(err)
 		}
-		if len(got) != 3 { // the one under way
-			t.Errorf("%d were reported in all", got)
+		if all := *got.Load(); len(all) != 3 { // the one under way
+			t.Errorf("%d were reported in all", all)
 		}
 		c.gap(transport.Gap{First: 1})
 		if text := log.String(); !strings.Contains(text, "on purpose") || strings.Count(text, "a report is dropped") != 2 {
