@@ -71,9 +71,13 @@ func newCarrier(config Config, options Options) (*Carrier, error) {
 	if err != nil {
 		return nil, fmt.Errorf("email.user.from: %w", err)
 	}
-	smtpServer, err := parseServer(config.SMTP, smtpSchemes)
-	if err != nil {
-		return nil, fmt.Errorf("email.user.url-smtp: %w", err)
+	var smtpServers []server
+	for _, url := range slices.Concat([]string{config.SMTP}, config.SMTPFallbacks) {
+		s, err := parseServer(url, smtpSchemes)
+		if err != nil {
+			return nil, fmt.Errorf("email.user.url-smtp: %w", err)
+		}
+		smtpServers = append(smtpServers, s)
 	}
 	imapServer, err := parseServer(config.IMAP, imapSchemes)
 	if err != nil {
@@ -97,9 +101,17 @@ func newCarrier(config Config, options Options) (*Carrier, error) {
 		return account{server: s, username: config.Username, password: config.Password,
 			tls: &tls.Config{ServerName: s.host, RootCAs: pool, MinVersion: tls.VersionTLS12}}
 	}
+	var submission []account
+	for _, s := range smtpServers {
+		submission = append(submission, login(s))
+	}
 	c := &Carrier{
 		address: address,
-		sender:  sender{account: login(smtpServer), from: address, compat: compat{config.RMWEmail, config.RMWEmailRoutes, config.Routes}},
+		sender: sender{
+			servers: newServers(submission, options.Logger),
+			from:    address,
+			compat:  compat{config.RMWEmail, config.RMWEmailRoutes, config.Routes},
+		},
 		receiver: receiver{
 			address: address,
 			logger:  options.Logger,

@@ -28,6 +28,9 @@ type Config struct {
 	// SMTP and IMAP are the servers for sending and receiving: URLs, or bare host
 	// names for TLS on the standard ports (see the package comment).
 	SMTP, IMAP string
+	// SMTPFallbacks are further servers for sending, for the same account. They are tried
+	// in order when those before can't be reached.
+	SMTPFallbacks []string
 	// Username and Password are those of the account, on both servers.
 	Username, Password string
 	// From is the address of the account: mails carry it as sender, and answers
@@ -233,11 +236,15 @@ func (c *Config) user(fromFile func(func([]byte) error) func(string) error) valu
 		return nil
 	}
 	settings := section(
-		setting{key: "url-smtp", required: true, value: text(func(s string) error {
-			c.SMTP = s
+		setting{key: "url-smtp", required: true, value: some(texts(func(s string) error {
+			if c.SMTP == "" {
+				c.SMTP = s
+			} else {
+				c.SMTPFallbacks = append(c.SMTPFallbacks, s)
+			}
 			_, err := parseServer(s, smtpSchemes)
 			return err
-		})},
+		}))},
 		setting{key: "url-imap", required: true, value: text(func(s string) error {
 			c.IMAP = s
 			_, err := parseServer(s, imapSchemes)

@@ -72,6 +72,10 @@ func TestParseConfig(t *testing.T) {
 			})},
 		{"outbox elsewhere", minimal + "outbox: {file: /var/lib/robot/outbox.db, when-full: refuse}\n",
 			with(func(c *email.Config) { c.Outbox.File = "/var/lib/robot/outbox.db" })},
+		{"several servers", strings.Replace(minimal, "smtp.example.com", "[smtp.example.com, 'smtp+starttls://b.example.com:587', c.example.com]", 1),
+			with(func(c *email.Config) {
+				c.SMTPFallbacks = []string{"smtp+starttls://b.example.com:587", "c.example.com"}
+			})},
 		{"people", minimal + "  people: [Alice <alice@example.org>, '@example.com']\n", with(func(c *email.Config) { c.People = []string{"alice@example.org", "@example.com"} })},
 		{"one person", minimal + "  people: alice@example.org\n", with(func(c *email.Config) { c.People = []string{"alice@example.org"} })},
 		{"flag skipped", minimal + "  skipped:\n    flag: $NotPostbus\n", with(func(c *email.Config) { c.SkippedFlag = "$NotPostbus" })},
@@ -124,6 +128,8 @@ func TestParseConfigErrors(t *testing.T) {
 		{"URL with password", replace("smtp.example.com", "smtps://me:secret@smtp.example.com"), "c/email.yml:3: email.user.url-smtp: only a scheme, host and port"},
 		{"URL with path", replace("smtp.example.com", "smtps://smtp.example.com/x"), "c/email.yml:3: email.user.url-smtp: only a scheme, host and port"},
 		{"not a URL", replace("smtp.example.com", "'smtp example com'"), "c/email.yml:3: email.user.url-smtp: "},
+		{"empty list of servers", replace("smtp.example.com", "[]"), "c/email.yml:3: email.user.url-smtp: this list is empty"},
+		{"bad server in a list", replace("smtp.example.com", "[a, 'http://b']"), `c/email.yml:3: email.user.url-smtp[1]: unknown scheme "http"`},
 		{"no address", replace("me@example.com", "me"), `c/email.yml:3: email.user.from: this key is required, because the user name "me" is not an address`},
 		{"bad from", minimal + "    from: me\n", `c/email.yml:7: email.user.from: "me" is not a mail address`},
 		{"bad recipient", minimal + "  recipients:\n    to: [a@b.c, nobody]\n", `c/email.yml:8: email.recipients.to[1]: "nobody" is not a mail address`},

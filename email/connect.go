@@ -73,6 +73,14 @@ func (a *account) dial(ctx context.Context) (link, error) {
 // writeTimeout. go-smtp sends the body of a mail without any limit.
 type deadlineConn struct{ net.Conn }
 
+// SyscallConn implements syscall.Conn, for hasEnded.
+func (c deadlineConn) SyscallConn() (syscall.RawConn, error) {
+	if conn, ok := c.Conn.(syscall.Conn); ok {
+		return conn.SyscallConn()
+	}
+	return nil, errors.ErrUnsupported
+}
+
 func (c deadlineConn) Write(b []byte) (int, error) {
 	if err := c.Conn.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
 		return 0, err
@@ -137,7 +145,7 @@ func (a *account) explain(what string, err error) error {
 		return fmt.Errorf("%s: connection refused: is the server running, and on this port? (%w)", where, err)
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return fmt.Errorf("%s: no answer in time (%w)", where, err)
-	case errors.As(err, &smtpReply) && smtpReply.Code >= 500:
+	case errors.As(err, &smtpReply) && smtpReply.Code/100 == 5:
 		return fmt.Errorf("%s: %w: %w", where, transport.ErrRefused, err)
 	case errors.As(err, &imapReply) && imapReply.Type == imap.StatusResponseTypeNo && meansRefused(imapReply.Code):
 		return fmt.Errorf("%s: %w: %w", where, transport.ErrRefused, err)

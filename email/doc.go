@@ -13,7 +13,7 @@
 //
 //	email:
 //	  user:
-//	    url-smtp: smtp.example.com     # or a URL, see below
+//	    url-smtp: smtp.example.com     # or a URL, see below, or a list of several
 //	    url-imap: imap.example.com
 //	    username: robot@example.com
 //	    password: secret               # or password-file, or password-env
@@ -142,8 +142,25 @@
 //
 // # Outages
 //
-// A lost SMTP connection is replaced when the next message is sent; that the server has
-// closed an idle one is not noticed outside. A lost IMAP connection is replaced as soon
+// A lost SMTP connection is replaced when the next message is sent. That the server has
+// closed an idle one is seen before it is used (on Unix; elsewhere by the first command, before
+// the message is handed over) and costs no attempt. One that has been idle for ten seconds is
+// asked whether it is there, and if no answer comes within 0.2 s another one is made meanwhile; so one
+// that a router has forgotten costs no more than that.
+//
+// With several servers for sending, the first that can be reached is used: the next one is
+// tried at once when a server refuses the connection, breaks it, answers the connection or the login
+// with a temporary error or any command with 421, and as well when it is not ready within a
+// second. What a server says of a mail itself is final, and so is that it refuses the login for good.
+// A server that failed comes last for a minute. While messages go out over another server than the
+// first, it is tried once a minute in the background whether an earlier one is
+// back, which then takes over.
+//
+// While no server can be reached, all who send share that knowledge for a moment, 50 ms
+// after the first failed attempt and at most a second: their Send fails at once. A login refused
+// for good is shared for 30 seconds, because more tries get the account locked.
+//
+// A lost IMAP connection is replaced as soon
 // as it can be: the first attempts come after 0.1 s, 0.2 s and so on up to 30 s, less up
 // to a half at random, without end. Then reception goes on where it stopped: what has
 // arrived meanwhile is delivered, nothing twice. The loss and the return are logged,

@@ -23,6 +23,8 @@ type smtpScript struct {
 	// for the usual; "close" closes the connection, "silence" says nothing. The end
 	// of a mail is the command ".".
 	reply func(conn int, command string) string
+	// write, if set, is how a reply is written.
+	write func(net.Conn, string) error
 
 	mu       sync.Mutex
 	commands []string // with the number of the connection
@@ -43,11 +45,7 @@ func newSMTPScript(t *testing.T) *smtpScript {
 			if err != nil {
 				return
 			}
-			s.mu.Lock()
-			s.conns = append(s.conns, conn)
-			n := len(s.conns)
-			s.mu.Unlock()
-			s.serving.Go(func() { s.serve(conn, n) })
+			s.start(conn)
 		}
 	})
 	t.Cleanup(func() {
@@ -60,6 +58,15 @@ func newSMTPScript(t *testing.T) *smtpScript {
 		s.serving.Wait()
 	})
 	return s
+}
+
+// start serves a connection.
+func (s *smtpScript) start(conn net.Conn) {
+	s.mu.Lock()
+	s.conns = append(s.conns, conn)
+	n := len(s.conns)
+	s.mu.Unlock()
+	s.serving.Go(func() { s.serve(conn, n) })
 }
 
 func (s *smtpScript) serve(conn net.Conn, n int) {
@@ -80,7 +87,11 @@ func (s *smtpScript) serve(conn net.Conn, n int) {
 			return
 		case "silence":
 		default:
-			fmt.Fprintf(conn, "%s\r\n", reply)
+			if s.write == nil {
+				fmt.Fprintf(conn, "%s\r\n", reply)
+			} else if s.write(conn, reply+"\r\n") != nil {
+				return
+			}
 		}
 		var line string
 		var err error
@@ -189,8 +200,19 @@ func TestSendOutcomes(t *testing.T) {
 		{"mail delayed", say(1, always, ".", "451 later"), transport.Temporary, 451, nil, "", 1},
 		{"closed at MAIL once", say(1, 1, "MAIL", "close"), 0, 0, nil, "", 2},
 		{"closed at DATA once", say(1, 1, "DATA", "close"), 0, 0, nil, "", 2},
-		{"shut down, but not really", say(1, 1, "MAIL", "421 going down"), transport.Temporary, 421, nil, "", 1},
-		{"shut down", either(say(1, 1, "MAIL", "421 going down"), say(1, 1, "RSET", "close")), 0, 0, nil, "", 2},
+		{"shut down once", say(1, 1, "MAIL", "421 going down"), 0, 0, nil, "", 2},
+		{"shut down at DATA once", say(1, 1, "DATA", "421 going down"), 0, 0, nil, "", 2},
+		{"shut down always", say(1, always, "RCPT", "421 going down"), transport.Temporary, 421, nil, "recipient a@test", 2},
+		{"shut down at the dot once", say(1, 1, ".", "421 going down"), 0, 0, nil, "", 2},
+		{"shut down at the dot always", say(1, always, ".", "421 going down"), transport.Temporary, 421, nil, "the mail", 2},
+		{"taken in other words", say(1, always, ".", "251 taken"), 0, 0, nil, "", 1},
+		{"taken in many words", say(1, always, ".", "250-taken\r\n250-and\r\n250 kept"), 0, 0, nil, "", 1},
+		{"no sense in MAIL", say(1, always, "MAIL", "!"), transport.Temporary, 0, nil, "sender me@test", 2},
+		{"no sense in MAIL once", say(1, 1, "MAIL", "!"), 0, 0, nil, "", 2},
+		{"no sense in DATA", say(1, always, "DATA", "250 ok"), transport.Temporary, 250, nil, "DATA", 1},
+		{"no sense in the end", say(1, always, ".", "what?"), transport.Unknown, 0, nil, "the mail", 1},
+		{"354 in the end", say(1, always, ".", "354 go on"), transport.Unknown, 354, nil, "the mail", 1},
+		{"refused in a class of its own", say(1, always, "MAIL", "999 no"), transport.Temporary, 999, nil, "", 1},
 		{"closed at MAIL always", say(1, always, "MAIL", "close"), transport.Temporary, 0, nil, "smtp at", 2},
 		{"closed at the dot", say(1, always, ".", "close"), transport.Unknown, 0, nil, "", 1},
 		{"greeting refused", either(say(1, 1, "MAIL", "close"), say(2, always, "greeting", "554 no service")), transport.Permanent, 554, transport.ErrRefused, "smtp greeting", 2},
@@ -207,6 +229,7 @@ func TestSendOutcomes(t *testing.T) {
 				t.Errorf("%d connections, want %d", len(s.conns), test.conns)
 			}
 			s.setReply(usual)
+			sender.servers.work() // else the next message would share the failure
 			if err := sender.send(t.Context(), []*transport.Message{topicMessage(2)}); err != nil {
 				t.Errorf("the next message: %v", err)
 			}
@@ -382,7 +405,7 @@ func TestSendBatch(t *testing.T) {
 	second := topicMessage(2)
 	second.Name, second.To = "/second", []string{"nobody"}
 	err := sender.send(t.Context(), []*transport.Message{topicMessage(1), second, topicMessage(3)})
-	if sendErr, ok := errors.AsType[*transport.SendError](err); !ok || sendErr.Name != "/second" || s.heard(".") != 1 {
+	if sendErr, ok := errors.AsType[*transport.SendError](err); !ok || sendErr.Name != "/second" || sendErr.Taken != 1 || s.heard(".") != 1 {
 		t.Errorf("error %v after %d mails", err, s.heard("."))
 	}
 }
