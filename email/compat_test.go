@@ -106,12 +106,13 @@ func TestRMWClient(t *testing.T) {
 		t.Fatal(err)
 	}
 	for sequence, exchange := range []struct{ request, response string }{{"{a: 1, b: 2}", "{sum: 3}"}, {"{}", "no numbers"}} {
+		id := fmt.Sprintf("<%d@rmw.test>", sequence)
 		o.write(fmt.Sprintf("Client-GID: 12345\nPublisher-GID: 12346\nRequest-Sequence-Number: %d\nSource-Timestamp: 1\n", sequence)+
-			"In-Reply-To: \nReferences: \nTo: ROBOT\nCc: \nBcc: \nSubject: /add\nFrom: PERSON\nMessage-ID: <request@rmw.test>\n\n"+exchange.request+"\n", "")
+			"In-Reply-To: \nReferences: \nTo: ROBOT\nCc: \nBcc: \nSubject: /add\nFrom: PERSON\nMessage-ID: "+id+"\n\n"+exchange.request+"\n", "")
 		raw, _ := o.next()
 		fields, body := rmwHeader(t, raw)
-		if fields["Client-GID"] != "12345" || fields["Request-Sequence-Number"] != fmt.Sprint(sequence) || fields["In-Reply-To"] != "<request@rmw.test>" ||
-			fields["References"] != "<request@rmw.test>" || fields["To"] != o.person || strings.TrimRight(body, "\r\n") != exchange.response {
+		if fields["Client-GID"] != "12345" || fields["Request-Sequence-Number"] != fmt.Sprint(sequence) || fields["In-Reply-To"] != id ||
+			fields["References"] != id || fields["To"] != o.person || strings.TrimRight(body, "\r\n") != exchange.response {
 			t.Errorf("rmw_email reads %q, %q", fields, body)
 		}
 	}
