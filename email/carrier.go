@@ -29,6 +29,7 @@ type Carrier struct {
 	address  string
 	sender   sender
 	receiver receiver
+	groups   groups
 	closed   atomic.Bool
 }
 
@@ -126,6 +127,8 @@ func newCarrier(config Config, options Options) (*Carrier, error) {
 	mailbox := login(imapServer)
 	mailbox.writable = config.SkippedFlag != "" || config.SkippedFolder != ""
 	c.receiver.connect = mailbox.openInbox
+	logs := login(imapServer)
+	c.groups = groups{address: address, logger: options.Logger, receiver: &c.receiver, connect: logs.openLog}
 	for _, list := range []struct{ from, to *[]string }{{&config.To, &c.sender.to}, {&config.Cc, &c.sender.cc}, {&config.Bcc, &c.sender.bcc}} {
 		for _, recipient := range *list.from {
 			if err := addAddress(list.to)(recipient); err != nil {
@@ -157,11 +160,14 @@ func (c *Carrier) Receive(interest transport.Interest, deliver func(transport.De
 	default:
 		return nil, fmt.Errorf("email: an interest in %v: %w", interest.Kind, transport.ErrNotSupported)
 	}
-	if interest.Tracked() || interest.Last > 0 {
-		return nil, fmt.Errorf("email: a durable interest, a group, or the last messages: %w", transport.ErrNotSupported)
+	if interest.Durable != "" || interest.Last > 0 {
+		return nil, fmt.Errorf("email: a durable interest, or the last messages: %w", transport.ErrNotSupported)
 	}
 	if c.closed.Load() {
 		return nil, fmt.Errorf("email carrier is %w", transport.ErrClosed)
+	}
+	if interest.Group != "" {
+		return c.groups.join(interest, deliver)
 	}
 	return c.receiver.receive(interest, deliver), nil
 }
@@ -171,5 +177,5 @@ func (c *Carrier) Close(ctx context.Context) error {
 	if c.closed.Swap(true) {
 		return nil
 	}
-	return errors.Join(c.receiver.close(ctx), c.sender.close(ctx))
+	return errors.Join(c.groups.close(ctx), c.receiver.close(ctx), c.sender.close(ctx))
 }

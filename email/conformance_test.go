@@ -29,9 +29,10 @@ func TestConformance(t *testing.T) {
 		name   string
 		config mailserver.Config
 		adjust func(*email.Config, *mailserver.Server)
+		group  bool
 	}{
 		{name: "own mailboxes"},
-		{name: "shared mailbox", adjust: func(c *email.Config, s *mailserver.Server) {
+		{name: "shared mailbox", group: true, adjust: func(c *email.Config, s *mailserver.Server) {
 			account := s.Accounts()[0]
 			c.Username, c.Password, c.To = account.Address, account.Password, []string{account.Address}
 		}},
@@ -55,7 +56,7 @@ func TestConformance(t *testing.T) {
 					}
 					return open(t, c)
 				},
-				Features: transporttest.Features{Ordered: true},
+				Features: transporttest.Features{Ordered: true, Group: mode.group, OwnGroups: true},
 			})
 		})
 	}

@@ -86,6 +86,13 @@ func (s *feeds) moved(c *cursor) {
 	s.validity, s.next = c.validity, c.next
 }
 
+// at returns where the receiver is: what arrives from now on has this UID or a higher one.
+func (s *feeds) at() position {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return position{s.validity, s.next}
+}
+
 // none reports whether there are no consumers.
 func (s *feeds) none() bool {
 	s.mu.Lock()

@@ -127,7 +127,7 @@ func (s *script) dial(ctx context.Context) (*session, error) {
 	s.mu.Unlock()
 	go c.serve()
 	a := account{server: server0, username: "b@test", password: "secret", writable: s.writable}
-	return a.startSession(ctx, link{client, client})
+	return a.startSession(ctx, link{client, client}, a.selectInbox)
 }
 
 var server0 = server{scheme: imapSchemes[2], host: "test", port: "143"}

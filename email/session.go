@@ -54,15 +54,18 @@ func (a *account) openInbox(ctx context.Context) (*session, error) {
 		}
 		return nil, a.explain("email: imap connection", err)
 	}
-	return a.startSession(ctx, link)
+	return a.startSession(ctx, link, a.selectInbox)
 }
 
-// startSession logs in on a fresh connection and opens the inbox.
-func (a *account) startSession(ctx context.Context, link link) (*session, error) {
+// startSession logs in on a fresh connection and opens a folder. open returns the last step
+// that it has tried.
+func (a *account) startSession(ctx context.Context, link link, open func(*session) (step string, err error)) (*session, error) {
 	s := &session{link: link, news: make(chan struct{}, 1), opened: time.Now(), buffer: make([]byte, headBytes)}
 	var step string
 	err := guard(ctx, link.bare, func() (err error) {
-		step, err = s.start(a)
+		if step, err = s.login(a); err == nil {
+			step, err = open(s)
+		}
 		return err
 	})
 	if err != nil {
@@ -72,9 +75,9 @@ func (a *account) startSession(ctx context.Context, link link) (*session, error)
 	return s, nil
 }
 
-// start brings a fresh connection up to the open inbox. It returns the last step that
+// login brings a fresh connection up to the login. It returns the last step that
 // it has tried.
-func (s *session) start(a *account) (step string, err error) {
+func (s *session) login(a *account) (step string, err error) {
 	options := &imapclient.Options{
 		TLSConfig: a.tls,
 		UnilateralDataHandler: &imapclient.UnilateralDataHandler{
@@ -101,6 +104,11 @@ func (s *session) start(a *account) (step string, err error) {
 	// go-imap may be about to ask for the capabilities by itself. In IDLE that would
 	// get stuck, so wait for them here.
 	s.canIdle = s.client.Caps().Has(imap.CapIdle)
+	return "login", nil
+}
+
+// selectInbox opens the inbox with a session that is logged in.
+func (a *account) selectInbox(s *session) (step string, err error) {
 	step = "opening of the inbox"
 	data, err := s.client.Select("INBOX", &imap.SelectOptions{ReadOnly: !a.writable}).Wait()
 	if err != nil {

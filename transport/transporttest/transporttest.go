@@ -64,6 +64,8 @@ type Features struct {
 	Durable bool
 	// Group: interests of all participants opened with the same t can share a group.
 	Group bool
+	// OwnGroups: interests of one participant can share a group, those of several can't.
+	OwnGroups bool
 	// Last: the newest messages from before an interest can be asked for.
 	Last bool
 	// Deduplicates: an interest in topic messages that is neither durable nor in a group, too, gets a message
