@@ -101,5 +101,8 @@ func outboxOptions(c email.Outbox, logger *slog.Logger) outbox.Options {
 }
 
 // processBus is what nodes share whose configuration says "intraprocess": as in the
-// origin of that key, it means the process, not a bus of the program's choice.
-var processBus = sync.OnceValue(intraprocess.NewBus)
+// origin of that key, it means the process, not a bus of the program's choice. Like a mailbox
+// it has something to show to those who come late.
+var processBus = sync.OnceValue(func() *intraprocess.Bus {
+	return &intraprocess.Bus{History: transport.DefaultDepth}
+})

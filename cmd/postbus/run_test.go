@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/postbus/postbus/email"
+	"github.com/postbus/postbus/service"
 	"github.com/postbus/postbus/transport"
 )
 
@@ -210,7 +211,7 @@ func TestServeLeavesNoCommandBehind(t *testing.T) {
 	a := &app{stderr: stderr, drain: 50 * time.Millisecond, logger: slog.New(slog.DiscardHandler)}
 	served := make(chan error, 1)
 	go func() {
-		served <- a.serve(ctx, email.Config{Intraprocess: true}, "/in_process/endless", `echo "pid $$." >&2; exec sleep 1000`, 1)
+		served <- a.serve(ctx, email.Config{Intraprocess: true}, "/in_process/endless", `echo "pid $$." >&2; exec sleep 1000`, service.Concurrency(1))
 	}()
 	stderr.await(t, "serving")
 	call := startCommand(t, nil, "service", "call", "/in_process/endless")

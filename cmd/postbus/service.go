@@ -88,6 +88,7 @@ func (a *app) call(ctx context.Context, config email.Config, name string, reques
 func (a *app) serviceServeCommand() *cobra.Command {
 	var command string
 	var concurrency int
+	var memory remembering
 	cmd := &cobra.Command{
 		Use:   "serve NAME --exec COMMAND",
 		Short: "Answer the requests of a service with a command",
@@ -104,10 +105,16 @@ A command that is still running at the deadline of its request is killed, with a
 When it serves, serve says so on stderr. Ctrl-C ends it: requests that have arrived are still answered,
 for ten seconds at most. A second Ctrl-C does not wait for them.
 
+With --durable serve remembers which requests it has answered, in the file that the configuration names
+as "state": the next run with the same name also answers those that have come since and those that were
+not answered. With --group each request is answered by one of all that use the name of the group, service and mailbox;
+what one has taken and not answered goes to another.
+
 ` + exitCodes,
 		Example: `  postbus service serve /upper --exec 'tr a-z A-Z'
   postbus service serve /sum --exec 'jq -c "{sum: (.a + .b)}"'
-  postbus service serve '/robots/*/reboot' --exec './reboot.sh "$POSTBUS_NAME"' --concurrency 1`,
+  postbus service serve '/robots/*/reboot' --exec './reboot.sh "$POSTBUS_NAME"' --concurrency 1
+  postbus service serve /render --exec ./render --group renderers`,
 		Args:              named(0),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -120,29 +127,34 @@ for ten seconds at most. A second Ctrl-C does not wait for them.
 			if concurrency < 1 {
 				return usageErrorf("--concurrency: %d is less than 1", concurrency)
 			}
+			if err := memory.check(); err != nil {
+				return err
+			}
 			config, err := a.config()
 			if err != nil {
 				return err
 			}
-			return a.serve(cmd.Context(), config, args[0], command, concurrency)
+			return a.serve(cmd.Context(), config, args[0], command,
+				service.Concurrency(concurrency), service.Durable(memory.durable), service.Group(memory.group))
 		},
 	}
 	flags := cmd.Flags()
 	flags.SortFlags = false
 	flags.StringVar(&command, "exec", "", "the `COMMAND` that answers a request")
 	flags.IntVar(&concurrency, "concurrency", runtime.NumCPU(), "run at most `N` commands at a time")
+	memory.addFlags(cmd)
 	noValueCompletion(cmd, "concurrency")
 	return cmd
 }
 
-func (a *app) serve(ctx context.Context, config email.Config, name, command string, concurrency int) error {
+func (a *app) serve(ctx context.Context, config email.Config, name, command string, options ...service.ServerOption) error {
 	// Held for reading by every command under way. When the node has no more time for
 	// them they are killed, which must have happened before this process ends.
 	var commands sync.RWMutex
 	defer commands.Unlock()
 	defer commands.Lock()
 	return a.withNode(ctx, config, func(node *transport.Node) error {
-		server, err := service.NewServer(node, name, service.Concurrency(concurrency))
+		server, err := service.NewServer(node, name, options...)
 		if err != nil {
 			return err
 		}

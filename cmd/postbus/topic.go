@@ -172,6 +172,8 @@ func (p *publication) run(ctx context.Context, publisher *pubsub.Publisher) erro
 
 // listener is how "topic echo" listens.
 type listener struct {
+	remembering
+	last    int
 	count   int
 	timeout time.Duration
 	json    bool
@@ -194,10 +196,18 @@ holds characters that could upset a terminal, is printed as a quoted string with
 
 of which those that are not known are left out. When it listens, echo says so on stderr.
 
+With --last the newest messages from before are printed first, as far as the mailbox has them. With
+--durable echo remembers what it has printed, in the file that the configuration names as "state":
+the next run with the same name begins with what has come since. With --group each message is printed by one
+of all that use the name of the group, topic and mailbox; what one has taken and not printed goes
+to another.
+
 ` + exitCodes,
 		Example: `  postbus topic echo /chatter
   postbus topic echo -n 1 --timeout 30s /status
   postbus topic echo --json '/robots/*/status' | jq .body
+  postbus topic echo --last 1 /map
+  postbus topic echo --durable audit '/robots/>' >> audit.log
   postbus topic echo '>'                     # everything`,
 		Args:              named(0),
 		ValidArgsFunction: cobra.NoFileCompletions,
@@ -211,6 +221,12 @@ of which those that are not known are left out. When it listens, echo says so on
 			if l.timeout < 0 {
 				return usageErrorf("--timeout: %v is negative", l.timeout)
 			}
+			if l.last < 0 || l.last > transport.MaxLast {
+				return usageErrorf("--last: %d is not one of 0 to %d", l.last, transport.MaxLast)
+			}
+			if err := l.check(); err != nil {
+				return err
+			}
 			config, err := a.config()
 			if err != nil {
 				return err
@@ -223,14 +239,17 @@ of which those that are not known are left out. When it listens, echo says so on
 	flags.IntVarP(&l.count, "count", "n", 0, "stop after `N` messages, 0 for no end")
 	flags.DurationVar(&l.timeout, "timeout", 0, "fail when no message comes for this `TIME`, such as 30s; 0 for no limit")
 	flags.BoolVar(&l.json, "json", false, "print JSON objects, one on a line")
-	noValueCompletion(cmd, "count", "timeout")
+	flags.IntVar(&l.last, "last", 0, "begin with the newest `N` messages from before")
+	l.addFlags(cmd)
+	noValueCompletion(cmd, "count", "timeout", "last")
 	return cmd
 }
 
 func (a *app) echo(ctx context.Context, config email.Config, name string, l *listener) error {
 	return a.withNode(ctx, config, func(node *transport.Node) error {
 		// A terminal or a pipe may be slower than the mailbox for a while.
-		sub, err := pubsub.NewSubscription(node, name, pubsub.KeepAll())
+		sub, err := pubsub.NewSubscription(node, name, pubsub.KeepAll(), pubsub.Last(l.last),
+			pubsub.Durable(l.durable), pubsub.Group(l.group))
 		if err != nil {
 			return err
 		}
@@ -247,36 +266,43 @@ func (l *listener) run(ctx context.Context, sub *pubsub.Subscription, w io.Write
 		write = writeJSON
 	}
 	for n := 0; l.count == 0 || n < l.count; n++ {
-		m, err := l.next(ctx, sub)
-		if m == nil {
+		d, err := l.next(ctx, sub)
+		if d.Message == nil {
 			return err
 		}
-		if err := write(w, m); err != nil {
+		if err := write(w, d.Message); err != nil {
+			d.Nack(-1, "not printed")
 			return fmt.Errorf("write message: %w", err)
+		}
+		if err := d.Ack(); err != nil {
+			return fmt.Errorf("message %s is printed, but may come again: %w", d.Message.ID, err)
 		}
 	}
 	return nil
 }
 
-// next returns the next message, or nil when there will be no more: without an error
-// if ctx has ended and all that had arrived by then has been returned.
-func (l *listener) next(ctx context.Context, sub *pubsub.Subscription) (*transport.Message, error) {
+// next returns the next message, or none when there will be no more: without an error
+// if ctx has ended and all that had arrived by then has been returned. What a durable name or a group has left comes
+// again another time.
+func (l *listener) next(ctx context.Context, sub *pubsub.Subscription) (transport.Delivery, error) {
 	waiting := ctx
 	if l.timeout > 0 {
 		var cancel context.CancelFunc
 		waiting, cancel = context.WithTimeout(ctx, l.timeout)
 		defer cancel()
 	}
-	m, err := sub.Next(waiting)
+	d, err := sub.Take(waiting)
 	if err == nil {
-		return m, nil
+		return d, nil
 	}
 	if ctx.Err() != nil {
-		m, _ := sub.TryNext()
-		return m, nil
+		if l.durable == "" && l.group == "" {
+			d.Message, _ = sub.TryNext()
+		}
+		return d, nil
 	}
 	if errors.Is(err, transport.ErrTimeout) {
-		return nil, fmt.Errorf("no message on %s for %v: %w", sub.Name(), l.timeout, transport.ErrTimeout)
+		return d, fmt.Errorf("no message on %s for %v: %w", sub.Name(), l.timeout, transport.ErrTimeout)
 	}
-	return nil, err
+	return d, err
 }
