@@ -152,7 +152,11 @@ func (r *run) breakThings(ctx context.Context) {
 
 // cause causes a fault and ends it.
 func (r *run) cause(ctx context.Context, f fault) {
-	r.note(history.Fault, f.name, f.begin())
+	kind := history.Fault
+	if f.outage {
+		kind = history.Out
+	}
+	r.note(kind, f.name, f.begin())
 	if f.end == nil {
 		return
 	}

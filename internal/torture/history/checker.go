@@ -86,7 +86,9 @@ func (c *Checker) Add(e Event, at Position) {
 		c.ended(e)
 	case Fault:
 		c.report.Faults[e.Text]++
-		c.outages = nil
+	case Out:
+		c.report.Faults[e.Text]++
+		c.interrupted(e.Time)
 	case Back:
 		c.outages = append(c.outages, e)
 	case Quiet:
@@ -217,6 +219,17 @@ func (c *Checker) recovered(published, handled int64) {
 		c.report.Recoveries[outage.Text] = r
 	}
 	c.outages = rest
+}
+
+// interrupted notes that the next outage has come before the system had recovered from the last.
+func (c *Checker) interrupted(now int64) {
+	for _, outage := range c.outages {
+		r := c.report.Recoveries[outage.Text]
+		r.Interrupted++
+		r.AtLeast = max(r.AtLeast, time.Duration(now-outage.Time))
+		c.report.Recoveries[outage.Text] = r
+	}
+	c.outages = nil
 }
 
 func (c *Checker) violate(what Violation, text string, lines ...Position) {

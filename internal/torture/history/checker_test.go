@@ -237,7 +237,7 @@ func TestPendingAndRecovery(t *testing.T) {
 	}
 	add(open("d", "d#1", Durable))
 	add(acked(1)...)
-	add(Event{Kind: Fault, Text: "smtp stopped"}, Event{Kind: Back, Text: "smtp stopped"})
+	add(Event{Kind: Out, Text: "smtp stopped"}, Event{Kind: Back, Text: "smtp stopped"})
 	add(acked(2)...)
 	if n := c.Pending(); n != 2 {
 		t.Errorf("%d are owed, want 2", n)
@@ -247,7 +247,7 @@ func TestPendingAndRecovery(t *testing.T) {
 		t.Errorf("%d are owed, want 0", n)
 	}
 	r := c.Report(func(Position) string { return "" })
-	if got, want := r.Recoveries["smtp stopped"], (Recovery{1, 8 * time.Second, 8 * time.Second}); got != want {
+	if got, want := r.Recoveries["smtp stopped"], (Recovery{Count: 1, Sum: 8 * time.Second, Longest: 8 * time.Second}); got != want {
 		t.Errorf("recovery %v, want %v", got, want)
 	}
 	if c.Begun("p") != 0 || c.Begun("") != 2 || !c.Opened("d#1") || c.Opened("d#2") {

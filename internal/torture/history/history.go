@@ -21,6 +21,8 @@ const (
 	Exit Kind = "exit"
 	// Fault: something (Text) was broken, by the harness.
 	Fault Kind = "fault"
+	// Out: a server was taken away, which is a fault (Text) too.
+	Out Kind = "out"
 	// Back: what an outage (Text) had taken away is there again.
 	Back Kind = "back"
 	// Expunged: the message was removed from the mailbox before everybody had fetched it.

@@ -64,6 +64,9 @@ type Report struct {
 type Recovery struct {
 	Count        int
 	Sum, Longest time.Duration
+	// Interrupted recoveries had taken up to AtLeast when the next outage came.
+	Interrupted int
+	AtLeast     time.Duration
 }
 
 // OK reports whether no promise was broken.
@@ -159,7 +162,11 @@ func (r *Report) String() string {
 	}
 	for _, name := range sorted(r.Recoveries) {
 		v := r.Recoveries[name]
-		row("recovery", "%s: %d times, mean %v, longest %v", name, v.Count, (v.Sum / time.Duration(v.Count)).Round(time.Millisecond), v.Longest.Round(time.Millisecond))
+		text := fmt.Sprintf("%s: %d times, mean %v, longest %v", name, v.Count, (v.Sum / time.Duration(max(v.Count, 1))).Round(time.Millisecond), v.Longest.Round(time.Millisecond))
+		if v.Interrupted > 0 {
+			text += fmt.Sprintf("; %d cut short by the next outage, after up to %v", v.Interrupted, v.AtLeast.Round(time.Millisecond))
+		}
+		row("recovery", "%s", text)
 	}
 	if r.Torn > 0 {
 		row("torn lines", "%d", r.Torn)
