@@ -42,7 +42,7 @@ func (r *run) findFaults() ([]fault, error) {
 	for _, name := range r.Faults {
 		found := slices.Contains(Killings, name) || slices.Contains(Disturbances, name)
 		for _, f := range all {
-			if name == "all" && f.name != "expunge" || f.name == name || strings.HasPrefix(f.name, name+"-") {
+			if name == "all" && f.name != "expunge" && f.name != "renumber" || f.name == name || strings.HasPrefix(f.name, name+"-") {
 				chosen = append(chosen, f)
 				found = true
 			}

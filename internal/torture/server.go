@@ -49,5 +49,5 @@ func (e Embedded) Outages() []Outage {
 			Outage{name + "-stop", func() error { e.Stop(service); return nil }, func() error { return e.Resume(service) }},
 			Outage{name + "-disconnect", func() error { e.Disconnect(service); return nil }, nil})
 	}
-	return all
+	return append(all, Outage{Name: "renumber", Begin: func() error { return e.Renumber(e.Server.Accounts()[1].Address) }})
 }

@@ -64,7 +64,23 @@ func (s Stock) Outages() []Outage {
 			Outage{name + "-stop", func() error { return s.run("bash", s.Script, "stop", name, s.Dir) }, start},
 			Outage{name + "-kill", func() error { return s.kill(name) }, start})
 	}
-	return append(all, Outage{"imap-kick", s.kick, nil})
+	return append(all, Outage{"imap-kick", s.kick, nil}, Outage{"renumber", s.renumber, nil})
+}
+
+// renumber has Dovecot forget the numbers it has given to the mails of those who receive, as after
+// the loss of its index.
+func (s Stock) renumber() error {
+	if err := s.run("bash", s.Script, "stop", "imap", s.Dir); err != nil {
+		return err
+	}
+	user, _, _ := strings.Cut(s.To.Username, "@")
+	indexes, err := filepath.Glob(filepath.Join(s.Dir, "mail", user, "Maildir", "dovecot*"))
+	for _, file := range indexes {
+		if strings.Contains(filepath.Base(file), "uid") || strings.Contains(filepath.Base(file), "index") {
+			err = errors.Join(err, os.Remove(file))
+		}
+	}
+	return errors.Join(err, s.run("bash", s.Script, "start", "imap", s.Dir))
 }
 
 func (s Stock) run(command string, args ...string) error {
