@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -70,10 +71,16 @@ func (o *soakOptions) flags(cmd *cobra.Command) {
 	flags.IntVar(&o.Load.Publishers, "publishers", 1, "publishers without an outbox")
 	flags.IntVar(&o.Load.Outboxes, "outboxes", 1, "publishers with an outbox")
 	flags.IntVar(&o.Load.Plains, "plain", 1, "subscriptions that remember nothing")
+	flags.IntVar(&o.Load.Durables, "durables", 0, "durable subscriptions")
+	flags.IntVar(&o.Load.Members, "members", 0, "members of a group of subscriptions")
 	flags.IntVar(&o.Load.Clients, "clients", 1, "clients of a service")
 	flags.IntVar(&o.Load.Servers, "servers", 1, "servers of it")
+	flags.StringVar(&o.Load.ServerMode, "server-mode", history.Plain, "servers are `MODE`: plain, durable or group")
 	flags.DurationVar(&o.Load.Every, "every", 10*time.Millisecond, "`TIME` from one message of a publisher to the next")
 	flags.DurationVar(&o.Load.Work, "work", 0, "the longest `TIME` that handling a message takes")
+	flags.DurationVar(&o.Load.Lease, "lease", 5*time.Second, "the lease of the members")
+	flags.DurationVar(&o.Load.GapWait, "gap-wait", 0, "how long subscriptions wait for a missing message, if it is not 0")
+	flags.IntVar(&o.Load.NackEvery, "nack-every", 0, "about one in so `MANY` messages is given back first, if it is not 0")
 	flags.IntVar(&o.Load.MaxBody, "max-body", 4000, "the largest body, in bytes")
 	flags.DurationVar(&o.Patience, "patience", time.Minute, "what has not come when nothing has happened for this `TIME` is lost")
 	flags.StringVar(&o.Dir, "dir", "", "keep history and logs in this empty `DIR`")
@@ -83,6 +90,9 @@ func (o *soakOptions) flags(cmd *cobra.Command) {
 func (a *app) soak(cmd *cobra.Command, o *soakOptions) (err error) {
 	if o.Seed == 0 {
 		o.Seed = rand.Uint64()
+	}
+	if !slices.Contains([]string{history.Plain, history.Durable, history.Group}, o.Load.ServerMode) {
+		return usageErrorf("--server-mode: %q is none of plain, durable and group", o.Load.ServerMode)
 	}
 	if len(o.Faults) == 1 && o.Faults[0] == "none" {
 		o.Faults = nil
