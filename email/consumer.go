@@ -59,11 +59,13 @@ type feed struct {
 
 	// The rest belongs to the receiver's loop.
 	begun  bool
-	reader reader // its cursor is the consumer's place while it is behind
+	from   imap.UID // where it has begun
+	reader reader   // its cursor is the consumer's place while it is behind
 	behind bool
 	full   bool // it has said no; wait until it is poked
 	ask    bool // it has to be asked for mails to be read again
 	retry  reader
+	recall *recall // until the last messages have been found; nothing else is offered before
 	// old is the first UID that is not from before the renumbering.
 	old     imap.UID
 	offered imap.UID // passed was last called with it
@@ -80,10 +82,17 @@ type feeds struct {
 }
 
 // moved notes where the receiver is.
-func (s *feeds) moved(c *cursor) {
+func (s *feeds) moved(validity uint32, next imap.UID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.validity, s.next = c.validity, c.next
+	s.validity, s.next = validity, next
+}
+
+// position returns where the receiver is: it has no news from a UID on.
+func (s *feeds) position() (validity uint32, next imap.UID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.validity, s.next
 }
 
 // at returns where the receiver is: what arrives from now on has this UID or a higher one.
@@ -158,7 +167,7 @@ func (r *receiver) adoptFeeds(ctx context.Context) error {
 // restartFeeds makes all consumers begin anew: the inbox has been renumbered.
 func (r *receiver) restartFeeds() {
 	for _, f := range r.feeds.adopted {
-		f.begun, f.validity, f.next = false, r.live.cursor.validity, r.live.cursor.next
+		f.begun, f.validity, f.next = false, r.live.cursor.validity, r.end()
 	}
 }
 
@@ -166,8 +175,8 @@ func (r *receiver) restartFeeds() {
 func (r *receiver) startFeed(ctx context.Context, f *feed) error {
 	live := r.live.cursor
 	next := f.next
-	if f.validity != live.validity || next > live.next {
-		next = live.next
+	if f.validity != live.validity || next > r.end() {
+		next = r.end()
 	}
 	from, since := f.consumer.begin(live.validity, next)
 	f.old = 0
@@ -178,9 +187,16 @@ func (r *receiver) startFeed(ctx context.Context, f *feed) error {
 			return err
 		}
 	}
+	f.from = from
 	f.reader = reader{receiver: r, audience: f, quiet: true, dates: f.old != 0, cursor: cursor{validity: live.validity, next: from}}
 	f.retry = reader{receiver: r, audience: f, quiet: true, dates: f.old != 0}
 	f.begun, f.behind, f.ask, f.full, f.offered = true, true, true, false, 0
+	f.recall = nil
+	if h, ok := f.consumer.(historian); ok {
+		if n := h.last(); n > 0 {
+			f.recall = &recall{count: n, from: from, to: from}
+		}
+	}
 	return nil
 }
 
@@ -218,7 +234,7 @@ func (r *receiver) offerFeeds(mail fetched, m *transport.Message) int {
 		switch {
 		case f.behind:
 			// Mails can come in any order: this one may be before its place.
-			f.reader.cursor.next = min(f.reader.cursor.next, mail.uid)
+			f.reader.cursor.next = max(min(f.reader.cursor.next, mail.uid), f.from)
 		case !f.wants(m):
 		case f.offer(mail, m):
 			n++
@@ -247,6 +263,13 @@ func (r *receiver) catchUp(ctx context.Context) (more bool, err error) {
 			f.full, f.ask = false, true
 		}
 		if f.stopped.Load() {
+			continue
+		}
+		if f.recall != nil {
+			if err := f.recallSome(ctx); err != nil {
+				return false, err
+			}
+			more = true
 			continue
 		}
 		if f.ask && !f.full {
@@ -280,8 +303,8 @@ func (f *feed) readOn(ctx context.Context) (more bool, err error) {
 	r := &f.reader
 	if r.cursor.next >= live.next {
 		// What everybody has got already, ahead of what is missing, it has not.
-		f.behind = len(live.ahead) > 0
-		f.pass(min(r.cursor.next, live.next))
+		f.behind = r.cursor.next > live.next || len(live.ahead) > 0
+		f.pass(r.cursor.next)
 		return false, nil
 	}
 	r.cursor.last = live.next - 1

@@ -47,6 +47,7 @@ type receiver struct {
 	late   int
 	waited bool
 	live   reader // for all interests that have no place of their own
+	rescan rescan
 	skips  skips
 }
 
@@ -57,8 +58,10 @@ func (r *receiver) open(ctx context.Context) error {
 		return err
 	}
 	r.session = s
+	s.checked = true
 	r.live = reader{receiver: r, audience: liveAudience{r}, cursor: cursor{validity: s.validity, next: s.next}}
-	r.feeds.moved(&r.live.cursor)
+	r.feeds.moved(s.validity, s.next)
+	r.rescan.looked = time.Now()
 	r.wake = make(chan struct{}, 1)
 	r.done = make(chan struct{})
 	r.start = time.Now()
@@ -88,19 +91,15 @@ func (r *receiver) expect() {
 	signal(r.wake)
 }
 
-// receive implements transport.Receiver.
-func (r *receiver) receive(interest transport.Interest, deliver func(transport.Delivery)) (stop func()) {
-	stop = r.dispatcher.Add(interest, deliver)
-	r.expect()
-	return stop
-}
-
 // run looks and rests in turns until ctx ends.
 func (r *receiver) run(ctx context.Context) {
 	defer close(r.done)
 	defer r.disconnect()
 	for ctx.Err() == nil && r.reconnect(ctx) {
-		err := r.look(ctx)
+		err := r.resync(ctx)
+		if err == nil {
+			err = r.look(ctx)
+		}
 		if err == nil {
 			err = r.rest(ctx)
 		}
@@ -139,7 +138,6 @@ func (r *receiver) reconnect(ctx context.Context) bool {
 		r.logger.Debug("email: reconnecting failed", "mailbox", r.address, "attempts", r.failed, "error", err)
 	}
 	r.logger.Info("email: connection for receiving is back", "mailbox", r.address, "after", time.Since(since).Round(time.Millisecond))
-	r.resync()
 	return true
 }
 
@@ -192,19 +190,33 @@ func (r *receiver) rest(ctx context.Context) error {
 	return nil
 }
 
-// resync deals with an inbox that is not the one it was before the connection was lost.
-func (r *receiver) resync() {
+// resync deals with an inbox that is not the one it was before the connection was lost: the server
+// has renumbered it, or restored an older state of it.
+func (r *receiver) resync(ctx context.Context) error {
 	was := r.live.cursor
-	if !was.renumbered(r.session.validity, r.session.next) {
-		return
+	if was.next = r.end(); r.session.checked || !was.renumbered(r.session.validity, r.session.next) {
+		r.session.checked = true
+		return nil
 	}
-	r.live.cursor = cursor{validity: r.session.validity, next: r.session.next}
-	r.logger.Warn("email: the server has renumbered the inbox; mail that arrived while it was not connected is not received",
-		"mailbox", r.address, "uidvalidity", r.session.validity, "was", was.validity, "next", r.session.next, "expected", was.next)
+	first, err := r.firstSince(ctx, r.rescan.looked.Add(-aDay), r.session.next)
+	if err != nil {
+		return err
+	}
+	r.logger.Warn("email: the server has renumbered the inbox; reading again what has arrived lately",
+		"mailbox", r.address, "uidvalidity", r.session.validity, "was", was.validity, "next", r.session.next, "expected", was.next, "from", first)
+	r.live.cursor = cursor{validity: r.session.validity, next: first}
+	r.live.isolation = isolation{}
+	r.live.dates = true
+	r.rescan.until = r.session.next
 	r.skips.drop(len(r.skips.waiting))
-	r.feeds.moved(&r.live.cursor)
+	r.feeds.moved(r.session.validity, r.session.next)
 	r.restartFeeds()
+	r.session.checked = true
+	return nil
 }
+
+// end returns the first UID that was not there when the receiver last looked.
+func (r *receiver) end() imap.UID { return max(r.live.cursor.next, r.rescan.until) }
 
 // look delivers what is new, until there is nothing new.
 func (r *receiver) look(ctx context.Context) error {
@@ -260,11 +272,22 @@ func (r *receiver) lookLive(ctx context.Context) (more bool, err error) {
 	} else {
 		r.live.isolation.breaks = 0
 	}
+	if err == nil && !more {
+		r.rescan.looked = time.Now()
+	}
 	if r.live.cursor.next != next {
-		r.feeds.moved(&r.live.cursor)
-		r.passFeeds()
+		r.advance()
 	}
 	return more, err
+}
+
+// advance notes that the receiver has gone on in the inbox.
+func (r *receiver) advance() {
+	if r.live.dates && r.rescan.over(r.live.cursor.next) {
+		r.live.dates = false
+	}
+	r.feeds.moved(r.live.cursor.validity, r.end())
+	r.passFeeds()
 }
 
 // passOver moves the cursor past what has arrived while nobody wants any mail: an
@@ -279,10 +302,13 @@ func (r *receiver) passOver(ctx context.Context) error {
 	if isNo(err) {
 		err = nil // what can't be read now is looked at again
 	}
+	if err == nil {
+		r.rescan.looked = time.Now()
+	}
 	// What is known by now was there before any interest that is stated after this.
 	if err == nil && highest != 0 && r.dispatcher.Len() == 0 && r.feeds.none() {
 		r.live.cursor.pass(highest)
-		r.feeds.moved(&r.live.cursor)
+		r.advance()
 	}
 	return err
 }
@@ -296,7 +322,11 @@ func (l liveAudience) wants(m *transport.Message) bool {
 
 func (l liveAudience) take(f fetched, m *transport.Message) (n int, ok bool) {
 	m.Info.ReceivedTime = time.Now()
-	if l.onMail != nil {
+	l.rescan.arrived = time.Time{}
+	if f.uid < l.rescan.until {
+		l.rescan.arrived = f.arrived
+	}
+	if a := l.rescan.arrived; l.onMail != nil && (a.IsZero() || !a.Before(l.rescan.looked.Add(-clockSkew))) {
 		l.onMail(f.body, m)
 	}
 	n = l.dispatcher.Dispatch(transport.Delivery{Message: m}) + l.offerFeeds(f, m)
@@ -305,6 +335,9 @@ func (l liveAudience) take(f fetched, m *transport.Message) (n int, ok bool) {
 	}
 	return n, true
 }
+
+// aDay is more than the error of a day in a zone that is not known.
+const aDay = 24 * time.Hour
 
 // sleep waits, and returns false if ctx ends first.
 func sleep(ctx context.Context, d time.Duration) bool {

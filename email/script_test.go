@@ -330,7 +330,7 @@ func withScript(t *testing.T, prepare func(*script, *receiver), run func(*script
 			t.Fatal(err)
 		}
 		test := &scriptTest{t, s, r, make(chan int, 10000), &log}
-		stop := r.receive(transport.Interest{Kind: transport.TopicMessage, Name: "/t"}, func(d transport.Delivery) {
+		stop := r.receive(transport.Interest{Kind: transport.TopicMessage, Name: "/t", GapWait: -1}, func(d transport.Delivery) {
 			test.got <- int(d.Message.Info.Sequence)
 		})
 		defer func() {

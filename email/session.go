@@ -38,6 +38,7 @@ type session struct {
 	validity uint32
 	next     imap.UID
 	opened   time.Time
+	checked  bool // the inbox is known to be the same as before
 	buffer   []byte
 	// permanent are the flags that can be given to mails, or nil if the server does not tell.
 	permanent []imap.Flag

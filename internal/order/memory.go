@@ -52,15 +52,40 @@ func (m *Memory) Has(k Key) bool {
 	return ok
 }
 
-// Forgotten reports whether a message that Has does not know may have been handled all
-// the same, by its source time: it is not later than that of what had to be forgotten.
-func (m *Memory) Forgotten(k Key, source time.Time) bool {
+// Verdict is what is known of a message that is found again, with others, in a place where all
+// that has been handled may still be: a mailbox.
+type Verdict uint8
+
+const (
+	// Unknown: nothing is known of it, nor of its publisher.
+	Unknown Verdict = iota
+	// Handled: it has been handled.
+	Handled
+	// Forgotten: it may have been handled, for it is not later than what had to be forgotten.
+	Forgotten
+	// Missing: its number is above one of the same publisher that has been handled, but
+	// it has not been.
+	Missing
+)
+
+// Judge says what is known of a message.
+func (m *Memory) Judge(message *transport.Message) Verdict {
+	k := KeyOf(message)
+	if m.Has(k) {
+		return Handled
+	}
 	if k.Sequence != 0 {
-		if _, known := m.publishers.get(k.Publisher); known {
-			return false
+		if p, ok := m.publishers.get(k.Publisher); ok {
+			if p.window.Before(k.Sequence) > 0 {
+				return Missing
+			}
+			return Unknown
 		}
 	}
-	return !m.forgotten.IsZero() && !source.After(m.forgotten)
+	if !m.forgotten.IsZero() && !SourceTime(message).After(m.forgotten) {
+		return Forgotten
+	}
+	return Unknown
 }
 
 // Window returns the numbers of a publisher that have been handled, or nil if there are

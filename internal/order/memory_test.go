@@ -95,15 +95,34 @@ func TestMemoryForgets(t *testing.T) {
 		m.Add(numbered(i, 1), first.Add(time.Duration(i)))
 	}
 	m.Add(numbered(0, 2), first) // heard of again
-	if m.Forgotten(numbered(-1, 1), time.Time{}) {
-		t.Error("something is forgotten too early")
+	judge := func(publisher int, n uint64, source time.Time) Verdict {
+		message := &transport.Message{}
+		message.Info.PublisherGID, message.Info.Sequence, message.Info.SourceTime = gid(publisher), n, source
+		return m.Judge(message)
+	}
+	if v := judge(-1, 1, time.Time{}); v != Unknown {
+		t.Errorf("before anything is forgotten: %v", v)
 	}
 	m.Add(numbered(maxPublishers, 1), first.Add(time.Hour))
 	if !m.Has(numbered(0, 1)) || m.Has(numbered(1, 1)) || !m.Has(numbered(2, 1)) {
 		t.Error("not the publisher is forgotten that has been silent for longest")
 	}
-	if !m.Forgotten(numbered(1, 1), first.Add(1)) || m.Forgotten(numbered(-1, 1), first.Add(2)) || m.Forgotten(numbered(0, 9), first) {
-		t.Error("Forgotten is wrong")
+	m.Add(numbered(5, 20), first)
+	for _, test := range []struct {
+		publisher int
+		n         uint64
+		source    time.Time
+		want      Verdict
+	}{
+		{1, 1, first.Add(1), Forgotten},
+		{-1, 1, first.Add(2), Unknown},
+		{0, 9, first, Missing},
+		{0, 2, first, Handled},
+		{5, 2, first, Missing},
+	} {
+		if got := judge(test.publisher, test.n, test.source); got != test.want {
+			t.Errorf("%+v: %v", test, got)
+		}
 	}
 	for i := range maxIDs + 1 {
 		m.Add(Key{ID: transport.ParseID(fmt.Sprint(i))}, time.Time{})

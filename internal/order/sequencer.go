@@ -126,28 +126,18 @@ func (s *Sequencer) Expect(gid transport.GID, n uint64) {
 	}
 }
 
-// Passed reports whether the message has been passed on or is held back.
-func (s *Sequencer) Passed(m *transport.Message) bool {
+// Judge says what is known of a message: whether it has been handled, that is, passed on or
+// held back.
+func (s *Sequencer) Judge(m *transport.Message) Verdict {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	key := KeyOf(m)
-	if s.passed.Has(key) {
-		return true
+	if st, ok := s.streams.get(key.Publisher); ok && key.Sequence != 0 {
+		if _, found := st.find(key.Sequence); found {
+			return Handled
+		}
 	}
-	st, ok := s.streams.get(key.Publisher)
-	if !ok || key.Sequence == 0 {
-		return false
-	}
-	_, found := st.find(key.Sequence)
-	return found
-}
-
-// Forgotten reports whether a message that Passed does not know may have been passed on all
-// the same (see Memory.Forgotten).
-func (s *Sequencer) Forgotten(m *transport.Message) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.passed.Forgotten(KeyOf(m), SourceTime(m))
+	return s.passed.Judge(m)
 }
 
 // Stop makes the Sequencer pass on nothing any more.

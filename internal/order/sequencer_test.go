@@ -137,7 +137,7 @@ func TestSequencerModel(t *testing.T) {
 				synctest.Wait()
 				k := numbered(a.publisher, a.n)
 				_, twice := first[k]
-				if s.Passed(message(a.publisher, a.n)) != twice || s.Offer(transport.Delivery{Message: message(a.publisher, a.n)}) == twice {
+				if (s.Judge(message(a.publisher, a.n)) == Handled) != twice || s.Offer(transport.Delivery{Message: message(a.publisher, a.n)}) == twice {
 					t.Fatalf("seed %d: %+v is news: %v", seed, a, twice)
 				}
 				if !twice {
