@@ -160,8 +160,11 @@ func (c *Carrier) Receive(interest transport.Interest, deliver func(transport.De
 	default:
 		return nil, fmt.Errorf("email: an interest in %v: %w", interest.Kind, transport.ErrNotSupported)
 	}
-	if interest.Durable != "" || interest.Last > 0 {
-		return nil, fmt.Errorf("email: a durable interest, or the last messages: %w", transport.ErrNotSupported)
+	if interest.Durable != "" {
+		return nil, fmt.Errorf("email: a durable interest: %w", transport.ErrNotSupported)
+	}
+	if interest.Group != "" && interest.Last > 0 {
+		return nil, fmt.Errorf("email: the last messages for a group, which remembers by itself: %w", transport.ErrNotSupported)
 	}
 	if c.closed.Load() {
 		return nil, fmt.Errorf("email carrier is %w", transport.ErrClosed)

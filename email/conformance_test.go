@@ -56,7 +56,7 @@ func TestConformance(t *testing.T) {
 					}
 					return open(t, c)
 				},
-				Features: transporttest.Features{Ordered: true, Group: mode.group, OwnGroups: true},
+				Features: transporttest.Features{Ordered: true, Last: true, Deduplicates: true, Group: mode.group, OwnGroups: true},
 			})
 		})
 	}

@@ -3,6 +3,7 @@ package email
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -81,21 +82,22 @@ type feeds struct {
 	adopted []*feed // belongs to the receiver's loop
 }
 
-// moved notes where the receiver is.
-func (s *feeds) moved(validity uint32, next imap.UID) {
+// set notes where the receiver is, in an inbox that is new to it.
+func (s *feeds) set(validity uint32, next imap.UID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.validity, s.next = validity, next
 }
 
-// position returns where the receiver is: it has no news from a UID on.
-func (s *feeds) position() (validity uint32, next imap.UID) {
+// moved notes that there is no news below a UID any more: what has a lower one arrived before
+// something that has been delivered.
+func (s *feeds) moved(next imap.UID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.validity, s.next
+	s.next = max(s.next, next)
 }
 
-// at returns where the receiver is: what arrives from now on has this UID or a higher one.
+// at returns where the receiver is.
 func (s *feeds) at() position {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -166,7 +168,9 @@ func (r *receiver) adoptFeeds(ctx context.Context) error {
 
 // restartFeeds makes all consumers begin anew: the inbox has been renumbered.
 func (r *receiver) restartFeeds() {
-	for _, f := range r.feeds.adopted {
+	r.feeds.mu.Lock()
+	defer r.feeds.mu.Unlock()
+	for _, f := range slices.Concat(r.feeds.adopted, r.feeds.added) {
 		f.begun, f.validity, f.next = false, r.live.cursor.validity, r.end()
 	}
 }
@@ -175,7 +179,7 @@ func (r *receiver) restartFeeds() {
 func (r *receiver) startFeed(ctx context.Context, f *feed) error {
 	live := r.live.cursor
 	next := f.next
-	if f.validity != live.validity || next > r.end() {
+	if f.validity != live.validity {
 		next = r.end()
 	}
 	from, since := f.consumer.begin(live.validity, next)

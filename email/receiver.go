@@ -60,7 +60,7 @@ func (r *receiver) open(ctx context.Context) error {
 	r.session = s
 	s.checked = true
 	r.live = reader{receiver: r, audience: liveAudience{r}, cursor: cursor{validity: s.validity, next: s.next}}
-	r.feeds.moved(s.validity, s.next)
+	r.feeds.set(s.validity, s.next)
 	r.rescan.looked = time.Now()
 	r.wake = make(chan struct{}, 1)
 	r.done = make(chan struct{})
@@ -209,7 +209,7 @@ func (r *receiver) resync(ctx context.Context) error {
 	r.live.dates = true
 	r.rescan.until = r.session.next
 	r.skips.drop(len(r.skips.waiting))
-	r.feeds.moved(r.session.validity, r.session.next)
+	r.feeds.set(r.session.validity, r.session.next)
 	r.restartFeeds()
 	r.session.checked = true
 	return nil
@@ -286,7 +286,7 @@ func (r *receiver) advance() {
 	if r.live.dates && r.rescan.over(r.live.cursor.next) {
 		r.live.dates = false
 	}
-	r.feeds.moved(r.live.cursor.validity, r.end())
+	r.feeds.moved(r.end())
 	r.passFeeds()
 }
 
@@ -329,6 +329,7 @@ func (l liveAudience) take(f fetched, m *transport.Message) (n int, ok bool) {
 	if a := l.rescan.arrived; l.onMail != nil && (a.IsZero() || !a.Before(l.rescan.looked.Add(-clockSkew))) {
 		l.onMail(f.body, m)
 	}
+	l.feeds.moved(after(f.uid))
 	n = l.dispatcher.Dispatch(transport.Delivery{Message: m}) + l.offerFeeds(f, m)
 	if n > 0 {
 		l.touch()
