@@ -32,6 +32,9 @@
 // That the next hop has taken the message, or refused it: Send fails only when the message
 // can't be kept. The refusal is in the log and in [Outbox.Dead].
 //
+// Recipients that are not in the message but in the configuration (those of a mail carrier for
+// messages without a route) are those of the process that sends it.
+//
 // # Limits
 //
 // What waits is limited in number and bytes; when it is too much, new messages are refused with

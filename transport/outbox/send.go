@@ -13,8 +13,9 @@ import (
 )
 
 const (
-	// batchEntries and batchBytes are how much is given to the carrier in one call.
-	batchEntries = 64
+	// batchEntries and batchBytes are how much is given to the carrier in one call. What of
+	// it was taken before a crash is sent again.
+	batchEntries = 16
 	batchBytes   = 4 << 20
 )
 
