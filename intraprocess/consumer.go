@@ -226,7 +226,7 @@ func (c *consumer) pump() {
 		it := t.item
 		d := transport.Delivery{Message: it.message, Settler: t, Attempt: it.attempt, Repeated: it.repeated}
 		c.mu.Unlock()
-		taken := t.member.take(d)
+		taken := t.member.tryTake(d)
 		c.mu.Lock()
 		if !taken && it.ticket == t {
 			it.attempt--

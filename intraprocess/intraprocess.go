@@ -294,7 +294,10 @@ func (c *Carrier) ended(i *interest) {
 }
 
 // take hands a delivery to the receiver of the interest, unless it has been stopped.
-func (i *interest) take(d transport.Delivery) (taken bool) {
+func (i *interest) take(d transport.Delivery) { i.tryTake(d) }
+
+// tryTake is take that says whether the delivery has been handed over.
+func (i *interest) tryTake(d transport.Delivery) (taken bool) {
 	taken = i.takeAlone(d)
 	if i.stopped.Load() {
 		i.carrier.ended(i)
