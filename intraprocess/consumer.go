@@ -157,7 +157,8 @@ func (c *consumer) takeBack(m *member) {
 	clear(m.held)
 }
 
-// add takes a message that has arrived, unless it is known. It drops the oldest that wait if there are too many.
+// add takes a message that has arrived, unless it is known. It drops the oldest that wait if there are
+// too many.
 func (c *consumer) add(m *transport.Message) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

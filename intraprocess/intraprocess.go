@@ -27,12 +27,14 @@
 //
 // # Durable interests, groups, late joiners
 //
-// From the first use of a durable name or a group on, the bus remembers what arrives for it, as long as the
-// bus itself is there: within [transport.KeepAllMessages] and [transport.KeepAllBytes], beyond which the
-// oldest are dropped. So a request is taken for a service whose durable server or group is not there now. Unsettled messages are
-// delivered again when the carrier of their interest has been closed, or when the durable name (or the group, if it has no
-// other member) is stated again. A durable name is that of the whole bus. Leases mean nothing here: processes do not die one
-// without the other. A message that is sent twice is known the second time. What has been given up is in [Bus.DeadLetters].
+// From the first use of a durable name or a group on, the bus remembers what arrives for it, as long as
+// the bus itself is there: within [transport.KeepAllMessages] and [transport.KeepAllBytes], beyond
+// which the oldest are dropped. So a request is taken for a service whose durable server or group is
+// not there now. Unsettled messages are delivered again when the carrier of their interest has been
+// closed, or when the durable name (or the group, if it has no other member) is stated again. A durable
+// name is that of the whole bus. Leases mean nothing here: processes do not die one without the other.
+// A message that is sent twice is known the second time. What has been given up is in
+// [Bus.DeadLetters].
 //
 // Interest.Last needs a bus with a [Bus.History].
 package intraprocess

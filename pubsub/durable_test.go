@@ -19,7 +19,8 @@ import (
 	"github.com/postbus/postbus/transport/codec"
 )
 
-// handleTracked has a durable subscription handled, and returns the attempts with their times since the beginning.
+// handleTracked has a durable subscription handled, and returns the attempts with their times since the
+// beginning.
 func handleTracked(t *testing.T, sub *pubsub.Subscription, callback func(*transport.Message) error) (log func() string) {
 	t.Helper()
 	begin := time.Now()

@@ -49,11 +49,11 @@ func KeepAll() SubscriptionOption {
 	return subscriptionOption(func(s *subscribing) { s.qos.Depth, s.qos.KeepFirst, s.qos.KeepAll = 0, false, true })
 }
 
-// Durable makes the subscription durable: under this name the carrier remembers what has been
-// handled. A subscription of the same name, in this process or a later one, goes on with what has
-// arrived since and with what was not settled. The name begins to count when it is first used; only
-// one subscription at a time can have it (transport.ErrInUse). It is 1 to 64 of A-Z a-z 0-9 _ -. How long and where the carrier
-// remembers is for it to say.
+// Durable makes the subscription durable: under this name the carrier remembers what has been handled.
+// A subscription of the same name, in this process or a later one, goes on with what has arrived since
+// and with what was not settled. The name begins to count when it is first used; only one subscription
+// at a time can have it (transport.ErrInUse). It is 1 to 64 of A-Z a-z 0-9 _ -. How long and where the
+// carrier remembers is for it to say.
 func Durable(name string) SubscriptionOption {
 	return subscriptionOption(func(s *subscribing) { s.interest.Durable = name })
 }
@@ -61,9 +61,9 @@ func Durable(name string) SubscriptionOption {
 // Group makes the subscription a member of a group: of all its members, in any number of nodes, with
 // the same topic or pattern, exactly one handles each message. What a member has not settled when it
 // leaves, or when it has been silent for a lease, goes to another. A group remembers by itself what
-// arrives when it has no member, and does not go together with Durable; it does not keep the order of messages. Slow
-// handlers share the work better with KeepLast(1): no member has messages waiting then while another is idle. For
-// the name see Durable.
+// arrives when it has no member, and does not go together with Durable; it does not keep the order of
+// messages. Slow handlers share the work better with KeepLast(1): no member has messages waiting then
+// while another is idle. For the name see Durable.
 func Group(name string) SubscriptionOption {
 	return subscriptionOption(func(s *subscribing) { s.interest.Group = name })
 }
@@ -81,9 +81,10 @@ func MaxDeliver(n int) SubscriptionOption {
 	return subscriptionOption(func(s *subscribing) { s.interest.MaxDeliver = n })
 }
 
-// Last has the newest messages of the topic from before the subscription delivered first, at most n:
-// up to transport.MaxLast. With Durable or Group that is done when the name is first used. What
-// is still there is for the carrier to say. The queue has room for them unless KeepLast or KeepFirst says otherwise.
+// Last has the newest messages of the topic from before the subscription delivered first, at most n: up
+// to transport.MaxLast. With Durable or Group that is done when the name is first used. What is still
+// there is for the carrier to say. The queue has room for them unless KeepLast or KeepFirst says
+// otherwise.
 func Last(n int) SubscriptionOption {
 	return subscriptionOption(func(s *subscribing) { s.interest.Last = n })
 }
@@ -96,8 +97,8 @@ func GapWait(d time.Duration) SubscriptionOption {
 }
 
 // OnGap has report called when messages of a publisher were waited for in vain (see GapWait). They are
-// lost, or late: one that comes after all is still delivered. Calls come one at a time, from a goroutine of the subscription's
-// own, until it is closed.
+// lost, or late: one that comes after all is still delivered. Calls come one at a time, from a
+// goroutine of the subscription's own, until it is closed.
 func OnGap(report func(transport.Gap)) SubscriptionOption {
 	return subscriptionOption(func(s *subscribing) { s.interest.Gap = report })
 }

@@ -24,10 +24,10 @@ type Subscription struct {
 // callback returns an error that wraps it does not come again, but becomes a dead letter at once.
 var ErrReject = errors.New("message rejected")
 
-// NewSubscription returns a subscription of the topic called name, or of all topics that
-// name stands for as a pattern (see transport.ValidatePattern). It gets what is
-// published from now on, unless Last, Durable or Group say otherwise. Errors: those of transport.Node.Receive; one that
-// wraps transport.ErrNotSupported if the carrier can't do what an option asks for.
+// NewSubscription returns a subscription of the topic called name, or of all topics that name stands
+// for as a pattern (see transport.ValidatePattern). It gets what is published from now on, unless Last,
+// Durable or Group say otherwise. Errors: those of transport.Node.Receive; one that wraps
+// transport.ErrNotSupported if the carrier can't do what an option asks for.
 func NewSubscription(node *transport.Node, name string, options ...SubscriptionOption) (*Subscription, error) {
 	c := subscribing{interest: transport.Interest{Kind: transport.TopicMessage, Name: name}}
 	for _, o := range options {
@@ -56,9 +56,10 @@ func (s *Subscription) GID() transport.GID { return s.gid }
 // transport.ErrClosed when the subscription or its node is closed and no message is left, and
 // one like transport.ContextError when ctx ends or has ended, also when there is a message.
 //
-// A message is done with when it is taken: a program that stops before it has handled it does not
-// get it again, also from a durable subscription or group. Those should be read with Handle or Take. If they can't put on
-// record that the message is taken, Next returns that error instead of the message, which comes again.
+// A message is done with when it is taken: a program that stops before it has handled it does not get
+// it again, also from a durable subscription or group. Those should be read with Handle or Take. If
+// they can't put on record that the message is taken, Next returns that error instead of the message,
+// which comes again.
 func (s *Subscription) Next(ctx context.Context) (*transport.Message, error) {
 	d, err := s.Take(ctx)
 	if err != nil {
@@ -126,10 +127,11 @@ func (s *Subscription) ack(d transport.Delivery) bool {
 // subscription can have one callback, and needs to be open for it (transport.ErrClosed).
 //
 // Of a durable subscription or group, a message is done with when the callback has returned nil and
-// that is on record, before the next one's turn. After an error or a panic it comes again: after a second, and
-// after twice as long each further time, up to half a minute, or, after MaxDeliver deliveries or with an error that
-// wraps ErrReject, it is kept as a dead letter. Meanwhile others are handled. What has
-// arrived when the subscription is closed, and not reached the callback, is given back.
+// that is on record, before the next one's turn. After an error or a panic it comes again: after a
+// second, and after twice as long each further time, up to half a minute, or, after MaxDeliver
+// deliveries or with an error that wraps ErrReject, it is kept as a dead letter. Meanwhile others are
+// handled. What has arrived when the subscription is closed, and not reached the callback, is given
+// back.
 func (s *Subscription) Handle(callback func(context.Context, *transport.Message) error) error {
 	err := s.inbox.Handle(1, func(ctx context.Context, d transport.Delivery) {
 		err := callback(ctx, d.Message)

@@ -44,10 +44,11 @@ func (c *Client) Name() string { return c.name }
 // GID returns the identity of the client, which servers find in Info.ClientGID.
 func (c *Client) GID() transport.GID { return c.gid }
 
-// Call sends a request and waits for the answer. Errors: a [*transport.RemoteError]
-// if the server answered with an error; one that wraps transport.ErrTimeout if no answer
-// came by the deadline; those of [transport.Node.Send] if the request could not be
-// sent by then, also when a mail server reports so later (transport.ErrUndeliverable); one that wraps transport.ErrClosed if the client or its node is closed meanwhile.
+// Call sends a request and waits for the answer. Errors: a [*transport.RemoteError] if the server
+// answered with an error; one that wraps transport.ErrTimeout if no answer came by the deadline; those
+// of [transport.Node.Send] if the request could not be sent by then, also when a mail server reports so
+// later (transport.ErrUndeliverable); one that wraps transport.ErrClosed if the client or its node is
+// closed meanwhile.
 //
 // If it is unknown whether the request was sent the answer is waited for all the same;
 // the error of a call that then has none wraps that of Send as well.

@@ -25,24 +25,27 @@
 //
 // # Requests that come twice
 //
-// Mail can come twice, and a client whose connection broke sends its request again. A server handles such a
-// request once: while it is being handled a repetition waits for the outcome, and after that it gets the same answer once
-// more (the client drops what it does not need). For that a server keeps its answers, within [KeptAnswers], [KeptBytes] and
-// [KeptAge]; older requests are handled again. They are kept in memory: where a [Durable] server's carrier knows
-// that a former process has answered the request, the repetition is dropped. Other servers do not know what a former process, or another server of the name, has
-// answered.
+// Mail can come twice, and a client whose connection broke sends its request again. A server handles
+// such a request once: while it is being handled a repetition waits for the outcome, and after that it
+// gets the same answer once more (the client drops what it does not need). For that a server keeps its
+// answers, within [KeptAnswers], [KeptBytes] and [KeptAge]; older requests are handled again. They are
+// kept in memory: where a [Durable] server's carrier knows that a former process has answered the
+// request, the repetition is dropped. Other servers do not know what a former process, or another
+// server of the name, has answered.
 //
 // # Nothing lost
 //
-// A request of a [Durable] server or a [Group] is done with when the next hop has taken its answer, and that is on record.
-// Until then it comes again: to the next server of the durable name, to another member when one closes, dies or is silent for
-// a [Lease]. A process that dies between the handler's return and that moment has its last requests handled a second time; no carrier can
-// tell these apart from those that were not handled. An error of a handler, or its panic, is an answer.
+// A request of a [Durable] server or a [Group] is done with when the next hop has taken its answer, and
+// that is on record. Until then it comes again: to the next server of the durable name, to another
+// member when one closes, dies or is silent for a [Lease]. A process that dies between the handler's
+// return and that moment has its last requests handled a second time; no carrier can tell these apart
+// from those that were not handled. An error of a handler, or its panic, is an answer.
 //
-// An answer that can't be sent is tried until the deadline of its request, and for half a minute at least. If all was
-// in vain the request comes again later, as if it had not been handled: this server then sends the answer that it has kept, and another one
-// finds that the deadline has passed, and does not run its handler. Only a request without a deadline, as a person's is, can be
-// handled twice in this way. If the answer is refused for good the request becomes a dead letter.
+// An answer that can't be sent is tried until the deadline of its request, and for half a minute at
+// least. If all was in vain the request comes again later, as if it had not been handled: this server
+// then sends the answer that it has kept, and another one finds that the deadline has passed, and does
+// not run its handler. Only a request without a deadline, as a person's is, can be handled twice in
+// this way. If the answer is refused for good the request becomes a dead letter.
 package service
 
 import "time"

@@ -38,10 +38,11 @@ type Server struct {
 	kept        kept
 }
 
-// NewServer returns a server of the service called name, or of all services that name
-// stands for as a pattern (see transport.ValidatePattern). Requests wait in a queue
-// with the bounds of transport.QoS.KeepAll; those of a durable server or group with the carrier. Errors: those
-// of transport.Node.Receive; one that wraps transport.ErrNotSupported if the carrier can't do what an option asks for.
+// NewServer returns a server of the service called name, or of all services that name stands for as a
+// pattern (see transport.ValidatePattern). Requests wait in a queue with the bounds of
+// transport.QoS.KeepAll; those of a durable server or group with the carrier. Errors: those of
+// transport.Node.Receive; one that wraps transport.ErrNotSupported if the carrier can't do what an
+// option asks for.
 func NewServer(node *transport.Node, name string, options ...ServerOption) (*Server, error) {
 	o := serving{interest: transport.Interest{Kind: transport.Request, Name: name}, concurrency: DefaultConcurrency}
 	for _, option := range options {
@@ -105,10 +106,10 @@ func (s *Server) request(d transport.Delivery) *Request {
 	return &Request{Message: d.Message, server: s, delivery: d}
 }
 
-// Respond answers the request with a result. It returns nil when the next hop has
-// durably taken the answer; the request of a durable server or group is done with then. Errors are ErrAnswered and those of
-// [transport.Node.Send]. After an error of Send the request can be answered again: that
-// answer has the same ID, so that receivers can tell if the first one came through.
+// Respond answers the request with a result. It returns nil when the next hop has durably taken the
+// answer; the request of a durable server or group is done with then. Errors are ErrAnswered and those
+// of [transport.Node.Send]. After an error of Send the request can be answered again: that answer has
+// the same ID, so that receivers can tell if the first one came through.
 func (r *Request) Respond(ctx context.Context, body []byte, options ...transport.MessageOption) error {
 	return r.respond(ctx, &transport.Message{Kind: transport.Response, Body: body}, options)
 }
