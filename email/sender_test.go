@@ -32,6 +32,9 @@ type smtpScript struct {
 	serving  sync.WaitGroup
 }
 
+// usualReplies are those other than 250.
+var usualReplies = map[string]string{"GREETING": "220 test", "EHLO": "250-test\r\n250 AUTH PLAIN", "AUTH": "235 ok", "DATA": "354 go on", "QUIT": "221 bye"}
+
 func newSMTPScript(t *testing.T) *smtpScript {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -77,8 +80,8 @@ func (s *smtpScript) serve(conn net.Conn, n int) {
 		reply := s.reply(n, command)
 		s.mu.Unlock()
 		verb, _, _ := strings.Cut(strings.ToUpper(command), " ")
-		if standard := map[string]string{"GREETING": "220 test", "EHLO": "250-test\r\n250 AUTH PLAIN", "AUTH": "235 ok", "DATA": "354 go on", "QUIT": "221 bye"}; reply == "" {
-			if reply = standard[verb]; reply == "" {
+		if reply == "" {
+			if reply = usualReplies[verb]; reply == "" {
 				reply = "250 ok"
 			}
 		}

@@ -82,7 +82,8 @@ func (n *smtpNet) dial(a *account, ctx context.Context) (link, error) {
 	}
 	client, server := net.Pipe()
 	n.servers[i].start(server)
-	return link{client, client}, nil
+	bare := deadlineConn{client}
+	return link{bare, bare}, nil
 }
 
 func (n *smtpNet) set(i int, state string) {
