@@ -42,6 +42,7 @@ type Node struct {
 	attached map[*attachment]struct{}
 	inFlight int           // calls of Send
 	idle     chan struct{} // closed when inFlight is zero; nil unless Close waits
+	over     chan struct{} // closed, and replaced, when an outage ends
 	hurry    chan struct{} // closed when Close waits no longer for messages to be sent
 	closed   chan struct{} // closed when Close has done its work
 	closeErr error         // result of the Close that did the work; read after closed
@@ -102,6 +103,7 @@ func NewNode(carrier Carrier, options *Options) (*Node, error) {
 		logger:   o.Logger,
 		host:     address[strings.LastIndexByte(address, '@')+1:],
 		attached: make(map[*attachment]struct{}),
+		over:     make(chan struct{}),
 		hurry:    make(chan struct{}),
 		closed:   make(chan struct{}),
 	}, nil
@@ -126,7 +128,8 @@ func (n *Node) Logger() *slog.Logger { return n.logger }
 // It returns nil when the next hop has durably taken the message. While that can't be
 // done now (a [*SendError] whose Outcome is Temporary or Unknown), Send tries again with the
 // same ID, after 0.1 s, 0.2 s and so on up to 30 s, less up to a half at random, until ctx ends: so a ctx without
-// end may mean to wait for as long as an outage lasts. The error then wraps that of ctx
+// end may mean to wait for as long as an outage lasts. When another message of the node goes out, those that had
+// found nobody to take them are tried at once, or a second after they last were. The error then wraps that of ctx
 // and that of the last attempt; its Outcome is Unknown if any attempt may have got the message through.
 //
 // Other errors, at once: those of ValidateName, ValidateFilename and Header.Validate, ErrInvalidKind, ErrTooLarge,

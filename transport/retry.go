@@ -14,9 +14,11 @@ import (
 func (n *Node) sendUntilTaken(ctx context.Context, m *Message) error {
 	unknown := false
 	for failed := 1; ; failed++ {
+		// Taken before the attempt, so that no end of an outage after it is missed.
+		start, over := time.Now(), n.outageOver()
 		err := n.carrier.Send(ctx, m)
-		n.noteState(m, err)
 		if err == nil {
+			n.noteSent(m)
 			return nil
 		}
 		failure, ok := errors.AsType[*SendError](err)
@@ -27,17 +29,38 @@ func (n *Node) sendUntilTaken(ctx context.Context, m *Message) error {
 		if failure.Outcome == Permanent || errors.Is(err, ErrFull) || errors.Is(err, ErrClosed) || ctx.Err() != nil {
 			return withOutcome(m, err, unknown)
 		}
-		timer := time.NewTimer(backoff.Delay(failed))
+		n.noteFailing(m, err)
+		if failure.Code != 0 {
+			over = nil // the next hop is there; what it says is about this message
+		}
+		if err := n.pause(ctx, start, backoff.Delay(failed), over); err != nil {
+			err = fmt.Errorf("%w: after %d attempts, of which the last failed: %w", err, failed, failure.Err)
+			return &SendError{Name: m.Name, Outcome: outcome(failure.Outcome, unknown), Code: failure.Code, Err: err}
+		}
+	}
+}
+
+// pause waits for the time of the next attempt: delay from now or, when the outage is over
+// before that, backoff.Least from the start of the last attempt. It fails when ctx ends first, or when
+// Close does not wait any longer.
+func (n *Node) pause(ctx context.Context, start time.Time, delay time.Duration, over <-chan struct{}) error {
+	timer := time.NewTimer(delay)
+	defer timer.Stop()
+	next := time.Now().Add(delay)
+	for {
 		select {
 		case <-timer.C:
-			continue
+			return nil
+		case <-over:
+			over = nil
+			if soon := start.Add(backoff.Least); soon.Before(next) {
+				timer.Reset(time.Until(soon))
+			}
 		case <-ctx.Done():
-			err = fmt.Errorf("%w: after %d attempts, of which the last failed: %w", ContextError(ctx), failed, failure.Err)
+			return ContextError(ctx)
 		case <-n.hurry:
-			err = fmt.Errorf("node is %w: after %d attempts, of which the last failed: %w", ErrClosed, failed, failure.Err)
+			return fmt.Errorf("node is %w", ErrClosed)
 		}
-		timer.Stop()
-		return &SendError{Name: m.Name, Outcome: outcome(failure.Outcome, unknown), Code: failure.Code, Err: err}
 	}
 }
 
@@ -62,16 +85,28 @@ func outcome(last Outcome, unknown bool) Outcome {
 	return last
 }
 
-// noteState logs when messages begin to fail for the time being, and when they go out again.
-func (n *Node) noteState(m *Message, err error) {
-	if err == nil {
-		if n.failing.Load() && n.failing.Swap(false) {
-			n.logger.Info("messages can be sent again", "name", m.Name)
-		}
-		return
-	}
-	failure, ok := errors.AsType[*SendError](err)
-	if ok && failure.Outcome != Permanent && !errors.Is(err, ErrFull) && !errors.Is(err, context.Canceled) && !n.failing.Swap(true) {
+// outageOver returns a channel that is closed when messages can be sent again after some could not.
+func (n *Node) outageOver() <-chan struct{} {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.over
+}
+
+// noteFailing logs when messages begin to fail for the time being.
+func (n *Node) noteFailing(m *Message, err error) {
+	if !n.failing.Swap(true) {
 		n.logger.Warn("a message could not be sent; trying again", "name", m.Name, "message_id", m.ID.String(), "error", err)
 	}
+}
+
+// noteSent logs when messages go out again, and lets those that wait for it know.
+func (n *Node) noteSent(m *Message) {
+	if !n.failing.Load() || !n.failing.Swap(false) {
+		return
+	}
+	n.logger.Info("messages can be sent again", "name", m.Name)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	close(n.over)
+	n.over = make(chan struct{})
 }

@@ -3,6 +3,7 @@ package transport_test
 import (
 	"context"
 	"errors"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -126,6 +127,108 @@ func TestCloseEndsTryingAgain(t *testing.T) {
 		}
 		if err := <-sent; !errors.Is(err, transport.ErrClosed) || !errors.Is(err, errBusy) {
 			t.Errorf("Send: %v", err)
+		}
+	})
+}
+
+// outage is a carrier that takes nothing while it is down. It notes how often each message was tried.
+type outage struct {
+	carrier
+	mu    sync.Mutex
+	err   error
+	tries map[string]int
+}
+
+func (o *outage) Send(_ context.Context, msgs ...*transport.Message) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.tries == nil {
+		o.tries = make(map[string]int)
+	}
+	o.tries[msgs[0].Name]++
+	return o.err
+}
+
+func (o *outage) set(err error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.err = err
+}
+
+// The first message that goes out after an outage takes with it those that wait, but not what
+// the next hop has answered with a code of its own.
+func TestSendWhenOutageIsOver(t *testing.T) {
+	for _, test := range []struct {
+		name  string
+		down  error
+		after time.Duration // that the message goes out, after the other; less than 0: when its time has come
+	}{
+		{"nobody there", &transport.SendError{Outcome: transport.Temporary, Err: errLost}, 0},
+		{"busy with this one", temporary, -1},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := &outage{err: test.down}
+				n := newNode(t, c, nil)
+				sent := make(chan time.Time, 1)
+				send := func(name string) {
+					if err := n.Send(t.Context(), &transport.Message{Kind: transport.TopicMessage, Name: name}); err != nil {
+						t.Error(err)
+					}
+				}
+				go func() { send("/a"); sent <- time.Now() }()
+				time.Sleep(5 * time.Minute)
+				tries := 0
+				for last := 0; ; last = tries { // until it has just been tried
+					c.mu.Lock()
+					tries = c.tries["/a"]
+					c.mu.Unlock()
+					if last != 0 && tries != last {
+						break
+					}
+					time.Sleep(10 * time.Millisecond)
+				}
+				time.Sleep(2 * time.Second)
+				c.set(nil)
+				send("/b")
+				start := time.Now()
+				after := (<-sent).Sub(start)
+				if test.after == 0 && after != 0 || test.after < 0 && after < 5*time.Second {
+					t.Errorf("the waiting message went out after %v", after)
+				}
+			})
+		})
+	}
+}
+
+// An outage that ends again and again does not make a message be tried all the time.
+func TestSendDuringFlapping(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lost := &transport.SendError{Outcome: transport.Temporary, Err: errLost}
+		c := &outage{err: lost}
+		n := newNode(t, c, nil)
+		ctx, cancel := context.WithCancel(t.Context())
+		sent := make(chan error, 1)
+		go func() {
+			sent <- n.Send(ctx, &transport.Message{Kind: transport.TopicMessage, Name: "/a"})
+		}()
+		time.Sleep(time.Minute)
+		c.mu.Lock()
+		c.tries["/a"] = 0
+		c.mu.Unlock()
+		for range 1000 {
+			c.set(lost)
+			time.Sleep(50 * time.Millisecond)
+			c.set(nil)
+			if err := n.Send(t.Context(), &transport.Message{Kind: transport.TopicMessage, Name: "/b"}); err != nil {
+				t.Error(err)
+			}
+			c.set(lost)
+		}
+		cancel()
+		<-sent
+		if tries := c.tries["/a"]; tries > 51 {
+			t.Errorf("it was tried %d times in 50 s", tries)
 		}
 	})
 }
