@@ -134,13 +134,14 @@ func (s *settlement) Term(string)                { s.terms.Add(1) }
 // scripted is a carrier that delivers what the test says, and whose answers end as it says.
 type scripted struct {
 	transport.Carrier
-	deliver func(transport.Delivery)
-	answer  func(context.Context) error
-	sent    atomic.Int32
+	interest transport.Interest
+	deliver  func(transport.Delivery)
+	answer   func(context.Context) error
+	sent     atomic.Int32
 }
 
-func (c *scripted) Receive(_ transport.Interest, deliver func(transport.Delivery)) (func(), error) {
-	c.deliver = deliver
+func (c *scripted) Receive(in transport.Interest, deliver func(transport.Delivery)) (func(), error) {
+	c.interest, c.deliver = in, deliver
 	return func() {}, nil
 }
 
