@@ -95,7 +95,7 @@ func crashSteps() []func(*store) error {
 	}
 	bury := func(number uint64) func(*store) error {
 		return func(s *store) error {
-			_, err := s.bury([]picked{{item: item{number: number}}}, Death{Time: time.Now(), Reason: "refused"})
+			_, _, err := s.bury([]picked{{item: item{number: number}}}, Death{Time: time.Now(), Reason: "refused"})
 			return err
 		}
 	}

@@ -30,7 +30,9 @@
 // # What Send does not say any more
 //
 // That the next hop has taken the message, or refused it: Send fails only when the message
-// can't be kept. The refusal is in the log and in [Outbox.Dead].
+// can't be kept. A refusal is in the log and in [Outbox.Dead], and comes back to who sent the message as a
+// bounce does, as long as the process lives: a call fails with
+// [transport.ErrUndeliverable], and a publisher with pubsub.OnUndeliverable is told.
 //
 // Recipients that are not in the message but in the configuration (those of a mail carrier for
 // messages without a route) are those of the process that sends it.

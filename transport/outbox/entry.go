@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
+	"strings"
 	"time"
 
 	"github.com/postbus/postbus/internal/record"
@@ -45,7 +46,7 @@ const (
 	entryVersion = 1
 	headSize     = 1 + 8 + 8 + 16
 	// maxReason is the length of the longest reason that is kept, in bytes.
-	maxReason = 4096
+	maxReason = transport.MaxErrorText
 )
 
 // head is what the index keeps of an entry, and its lane.
@@ -116,7 +117,7 @@ func decodeMessage(value []byte) (*transport.Message, error) {
 
 // encodeDeath returns a dead letter: what it died of in front of what it was as it waited.
 func encodeDeath(d Death, waiting []byte) []byte {
-	reason := d.Reason[:min(len(d.Reason), maxReason)]
+	reason := shorten(d.Reason)
 	b := make([]byte, 0, 32+len(reason)+len(waiting))
 	b = append(b, entryVersion)
 	b = binary.AppendVarint(b, nanoseconds(d.Time))
@@ -125,6 +126,10 @@ func encodeDeath(d Death, waiting []byte) []byte {
 	b = binary.AppendUvarint(b, uint64(len(reason)))
 	b = append(b, reason...)
 	return append(b, waiting...)
+}
+
+func shorten(reason string) string {
+	return strings.ToValidUTF8(reason[:min(len(reason), maxReason)], "")
 }
 
 // decodeDeath reads a dead letter and returns what it was as it waited.

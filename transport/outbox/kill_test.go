@@ -1,3 +1,5 @@
+//go:build unix
+
 package outbox_test
 
 import (
@@ -13,6 +15,8 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
+
 	"github.com/postbus/postbus/email"
 	"github.com/postbus/postbus/email/mailserver"
 	"github.com/postbus/postbus/transport"
@@ -21,6 +25,17 @@ import (
 
 // childEnv makes the test binary a process that publishes, or another one.
 const childEnv = "POSTBUS_TEST_OUTBOX_CHILD"
+
+func TestMain(m *testing.M) {
+	if role := os.Getenv(childEnv); role != "" {
+		if err := runChild(role); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // child is the test binary as a process that the parent kills.
 type child struct {

@@ -88,6 +88,8 @@ type Outbox struct {
 	life context.Context
 	end  context.CancelFunc
 
+	senders transport.Dispatcher // who is told of dead letters
+
 	wake    chan struct{} // has an element when there is something for the sender to see
 	removal chan struct{} // has an element when there is something for the remover to see
 	sender  chan struct{} // closed when the sender has ended
@@ -169,11 +171,6 @@ func (o *Outbox) load() error {
 
 // Address returns the address of the carrier.
 func (o *Outbox) Address() string { return o.carrier.Address() }
-
-// Receive is that of the carrier.
-func (o *Outbox) Receive(interest transport.Interest, deliver func(transport.Delivery)) (stop func(), err error) {
-	return o.carrier.Receive(interest, deliver)
-}
 
 // Unwrap returns the carrier, for what only some carriers can do or tell. The outbox goes
 // on to own it.

@@ -272,7 +272,15 @@ func (o *Outbox) refuse(p picked, failure *transport.SendError) {
 // bury makes dead letters of messages that are not being sent. If the file can't be written to, they wait.
 func (o *Outbox) bury(batch []picked, d Death) {
 	d.Time = time.Now()
-	dead, err := o.store.bury(batch, d)
+	dead, msgs, err := o.store.bury(batch, d)
+	o.noteDead(batch, dead, err)
+	for _, m := range msgs {
+		o.tell(m, d)
+	}
+}
+
+// noteDead keeps the books on what was to become dead letters.
+func (o *Outbox) noteDead(batch []picked, dead []item, err error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if err != nil {

@@ -110,11 +110,11 @@ func wrap(err error) error {
 	return nil
 }
 
-// bury makes dead letters of entries that wait, and returns them with their sizes. What is not there any
-// more is left out.
-func (s *store) bury(batch []picked, d Death) (dead []item, err error) {
+// bury makes dead letters of entries that wait, and returns them with their sizes, and their messages, or nil for what
+// can't be read. What is not there any more is left out.
+func (s *store) bury(batch []picked, d Death) (dead []item, msgs []*transport.Message, err error) {
 	err = s.journal.Update(func(tx *bbolt.Tx) error {
-		dead = nil // it may be the second run
+		dead, msgs = nil, nil // it may be the second run
 		from, to := tx.Bucket(waitingBucket), tx.Bucket(deadBucket)
 		for _, p := range batch {
 			k := key(p.item.number)
@@ -122,15 +122,19 @@ func (s *store) bury(batch []picked, d Death) (dead []item, err error) {
 			if value == nil {
 				continue
 			}
+			m, _ := decodeMessage(value)
 			value = encodeDeath(d, value)
 			if err := errors.Join(to.Put(k, value), from.Delete(k)); err != nil {
 				return err
 			}
-			dead = append(dead, item{number: p.item.number, size: len(value)})
+			dead, msgs = append(dead, item{number: p.item.number, size: len(value)}), append(msgs, m)
 		}
 		return nil
 	})
-	return dead, wrap(err)
+	if err != nil {
+		return nil, nil, wrap(err)
+	}
+	return dead, msgs, nil
 }
 
 // read returns the messages of a batch. One that can't be read is nil.
