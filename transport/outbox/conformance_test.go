@@ -42,7 +42,7 @@ func TestConformanceOnMail(t *testing.T) {
 			}
 			return o
 		},
-		Features: transporttest.Features{Ordered: true, Group: true, OwnGroups: true},
+		Features: transporttest.Features{Ordered: true, Last: true, Deduplicates: true, Group: true, OwnGroups: true},
 	})
 }
 
