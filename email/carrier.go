@@ -30,6 +30,7 @@ type Carrier struct {
 	sender   sender
 	receiver receiver
 	groups   groups
+	durables durables
 	closed   atomic.Bool
 }
 
@@ -40,11 +41,16 @@ var _ transport.Carrier = (*Carrier)(nil)
 // interest. ctx bounds only Open.
 //
 // Its errors say which server, what failed and what to do; a wrong password wraps
-// transport.ErrRefused.
+// transport.ErrRefused, a state file that another carrier has open transport.ErrInUse.
 func Open(ctx context.Context, config Config, options Options) (*Carrier, error) {
 	c, err := newCarrier(config, options)
 	if err != nil {
 		return nil, fmt.Errorf("email: configuration: %w", err)
+	}
+	if config.State != "" {
+		if c.durables.journal, err = openState(config.State); err != nil {
+			return nil, err
+		}
 	}
 	received := make(chan error, 1)
 	go func() { received <- c.receiver.open(ctx) }()
@@ -60,7 +66,7 @@ func Open(ctx context.Context, config Config, options Options) (*Carrier, error)
 	if receiveErr == nil {
 		_ = c.receiver.close(context.WithoutCancel(ctx))
 	}
-	return nil, errors.Join(sendErr, receiveErr)
+	return nil, errors.Join(sendErr, receiveErr, c.durables.close())
 }
 
 // newCarrier checks the configuration.
@@ -128,6 +134,7 @@ func newCarrier(config Config, options Options) (*Carrier, error) {
 	mailbox.writable = config.SkippedFlag != "" || config.SkippedFolder != ""
 	c.receiver.connect = mailbox.openInbox
 	logs := login(imapServer)
+	c.durables = durables{receiver: &c.receiver, logger: options.Logger}
 	c.groups = groups{address: address, logger: options.Logger, receiver: &c.receiver, connect: logs.openLog}
 	for _, list := range []struct{ from, to *[]string }{{&config.To, &c.sender.to}, {&config.Cc, &c.sender.cc}, {&config.Bcc, &c.sender.bcc}} {
 		for _, recipient := range *list.from {
@@ -160,8 +167,8 @@ func (c *Carrier) Receive(interest transport.Interest, deliver func(transport.De
 	default:
 		return nil, fmt.Errorf("email: an interest in %v: %w", interest.Kind, transport.ErrNotSupported)
 	}
-	if interest.Durable != "" {
-		return nil, fmt.Errorf("email: a durable interest: %w", transport.ErrNotSupported)
+	if interest.Durable != "" && interest.Group != "" {
+		return nil, fmt.Errorf("email: a durable member of a group, which remembers by itself: %w", transport.ErrNotSupported)
 	}
 	if interest.Group != "" && interest.Last > 0 {
 		return nil, fmt.Errorf("email: the last messages for a group, which remembers by itself: %w", transport.ErrNotSupported)
@@ -169,8 +176,11 @@ func (c *Carrier) Receive(interest transport.Interest, deliver func(transport.De
 	if c.closed.Load() {
 		return nil, fmt.Errorf("email carrier is %w", transport.ErrClosed)
 	}
-	if interest.Group != "" {
+	switch {
+	case interest.Group != "":
 		return c.groups.join(interest, deliver)
+	case interest.Durable != "":
+		return c.durables.receive(interest, deliver)
 	}
 	return c.receiver.receive(interest, deliver), nil
 }
@@ -180,5 +190,5 @@ func (c *Carrier) Close(ctx context.Context) error {
 	if c.closed.Swap(true) {
 		return nil
 	}
-	return errors.Join(c.groups.close(ctx), c.receiver.close(ctx), c.sender.close(ctx))
+	return errors.Join(c.groups.close(ctx), c.receiver.close(ctx), c.durables.close(), c.sender.close(ctx))
 }

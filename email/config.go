@@ -61,6 +61,11 @@ type Config struct {
 	RMWEmail       bool
 	RMWEmailRoutes []string
 
+	// State is the file in which the carrier keeps what its durable interests remember. It
+	// is created if it does not exist; its folder must. One carrier at a time can have it.
+	// Without it there are no durable interests.
+	State string
+
 	// Routes, Outbox and Intraprocess are not the carrier's: whoever makes the node
 	// passes the first on in transport.Options, puts an outbox in front of the carrier, and takes the
 	// in-process carrier instead of this one if the last is set.
@@ -153,6 +158,13 @@ func (c *Config) settings(folder string) value {
 			setting{key: "compat", value: text(rmwEmail(&c.RMWEmail))},
 		)},
 		setting{key: "routes", value: list(c.route)},
+		setting{key: "state", value: text(func(path string) error {
+			if !filepath.IsAbs(path) {
+				path = filepath.Join(folder, path)
+			}
+			c.State = path
+			return nil
+		})},
 		setting{key: "outbox", value: c.Outbox.settings(folder)},
 		setting{key: "limits", value: section(
 			setting{key: "max-body", value: count(&c.MaxBody)},

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"path/filepath"
 	"sync"
 	"testing"
 	"time"
@@ -42,8 +43,18 @@ func TestConformance(t *testing.T) {
 		}},
 	} {
 		t.Run(mode.name, func(t *testing.T) {
-			var groups sync.Map // of *group by testing.TB
+			var groups sync.Map  // of *group by testing.TB
+			var configs sync.Map // of email.Config by transport.Carrier
+			reopen := func(t testing.TB, c email.Config) transport.Carrier {
+				carrier := open(t, c)
+				configs.Store(carrier, c)
+				return carrier
+			}
 			transporttest.Run(t, transporttest.Harness{
+				Reopen: func(t testing.TB, closed transport.Carrier) transport.Carrier {
+					c, _ := configs.LoadAndDelete(closed)
+					return reopen(t, c.(email.Config))
+				},
 				Open: func(t testing.TB) transport.Carrier {
 					g, ok := groups.Load(t)
 					if !ok {
@@ -54,9 +65,10 @@ func TestConformance(t *testing.T) {
 					if mode.adjust != nil {
 						mode.adjust(&c, g.(*group).server)
 					}
-					return open(t, c)
+					c.State = filepath.Join(t.TempDir(), "state")
+					return reopen(t, c)
 				},
-				Features: transporttest.Features{Ordered: true, Last: true, Deduplicates: true, Group: mode.group, OwnGroups: true},
+				Features: transporttest.Features{Ordered: true, Durable: true, Last: true, Deduplicates: true, Group: mode.group, OwnGroups: true},
 			})
 		})
 	}

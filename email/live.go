@@ -38,6 +38,7 @@ type live struct {
 // newLive makes an interest that remembers nothing; nothing is offered to it yet.
 func (r *receiver) newLive(interest transport.Interest, deliver func(transport.Delivery)) *live {
 	l := &live{receiver: r, deliver: deliver, began: time.Now()}
+	r.lives.Store(l, nil)
 	if interest.Kind == transport.TopicMessage {
 		l.sequencer = order.NewSequencer(order.Options{Wait: interest.GapWait, Deliver: deliver, Gap: interest.Gap})
 	}
@@ -61,6 +62,7 @@ func (r *receiver) receive(interest transport.Interest, deliver func(transport.D
 
 func (l *live) stop() {
 	l.stopped.Store(true)
+	l.receiver.lives.Delete(l)
 	if l.sequencer != nil {
 		l.sequencer.Stop()
 	}

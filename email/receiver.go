@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"math"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -30,6 +31,7 @@ type receiver struct {
 	people     people // who may publish and call by mail
 	dispatcher transport.Dispatcher
 	feeds      feeds
+	lives      sync.Map // of *live, as keys: those that have not been stopped
 	connect    func(context.Context) (*session, error)
 
 	wake   chan struct{} // capacity one: look now
@@ -76,10 +78,14 @@ func (r *receiver) close(ctx context.Context) error {
 	r.cancel()
 	select {
 	case <-r.done:
-		return nil
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+	r.lives.Range(func(l, _ any) bool {
+		l.(*live).stop()
+		return true
+	})
+	return nil
 }
 
 // touch notes a sign of life.

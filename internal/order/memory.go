@@ -216,7 +216,18 @@ func (p *publisher) entry() []byte {
 // Forget returns the names of the entries that are there no more since the last call, and
 // the entry that says so in their stead.
 func (m *Memory) Forget() (gone [][]byte, name, value []byte) {
-	gone, m.gone = m.gone, nil
+	for _, name := range m.gone {
+		var back bool
+		if name[0] == publisherEntry {
+			_, back = m.publishers.get(transport.GID(name[1:]))
+		} else {
+			_, back = m.ids.get(hash(name[1:]))
+		}
+		if !back {
+			gone = append(gone, name)
+		}
+	}
+	m.gone = nil
 	return gone, []byte(forgottenName), appendTime(nil, m.forgotten)
 }
 
