@@ -103,11 +103,18 @@ func (k *kept) arrive(d transport.Delivery) (arrival, *transport.Message) {
 	return isOpen, nil
 }
 
-// forget drops a request that will not be handled.
+// forget drops a request that will not be handled, and gives back its repetitions.
 func (k *kept) forget(m *transport.Message) {
 	k.mu.Lock()
-	defer k.mu.Unlock()
+	r := k.requests[keyOf(m)]
 	delete(k.requests, keyOf(m))
+	k.mu.Unlock()
+	if r == nil {
+		return
+	}
+	for _, d := range r.repetitions {
+		d.Nack(-1, "the request was given back")
+	}
 }
 
 // keep notes the answer to a request, and returns the repetitions that have been held.

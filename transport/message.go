@@ -167,6 +167,22 @@ type Settler interface {
 	Term(reason string)
 }
 
+// LeasedSettler is an add-on to Settler, of carriers that give a message to somebody else
+// when its receiver has been silent for too long.
+type LeasedSettler interface {
+	Settler
+	// Lost reports whether the delivery may be somebody else's by now. It is quick and takes
+	// no lock that is held while something is delivered.
+	Lost() bool
+}
+
+// Lost reports whether the message may have been given to somebody else meanwhile: then
+// it must not be handled any more, and whoever has not begun to does not.
+func (d Delivery) Lost() bool {
+	leased, ok := d.Settler.(LeasedSettler)
+	return ok && leased.Lost()
+}
+
 // Ack says that the message has been handled. It blocks until that is on record.
 func (d Delivery) Ack() error {
 	if d.Settler == nil {

@@ -25,7 +25,8 @@ type Options struct {
 	// Admit is asked about each delivery before it is queued; false says that it has been
 	// taken care of. It does not block. The inbox may still be on its way out of Attach.
 	Admit func(*Inbox, transport.Delivery) bool
-	// Refused gets each admitted delivery that was dropped for want of room. It does not block.
+	// Refused gets each admitted delivery that was dropped for want of room, or because its
+	// lease ended in the queue. It does not block.
 	Refused func(transport.Delivery)
 	// Silence, if not zero, has Silent called after each such time without a delivery, one call at a
 	// time, with the time since the last.
@@ -64,6 +65,7 @@ func Attach(node *transport.Node, interest transport.Interest, options Options) 
 	} else {
 		in.Queue = New(options.QoS)
 	}
+	in.Queue.lost = options.Refused
 	if gap := interest.Gap; gap != nil {
 		interest.Gap = func(g transport.Gap) { in.report(func() { gap(g) }) }
 	}

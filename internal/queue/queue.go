@@ -23,6 +23,8 @@ type Queue struct {
 	wake chan struct{}
 	// done is closed by Close.
 	done chan struct{}
+	// lost, if set, hears of each delivery that is somebody else's by now. It does not block.
+	lost func(transport.Delivery)
 
 	mu      sync.Mutex
 	ring    []transport.Delivery // grows up to depth; ring[head] is the oldest
@@ -105,8 +107,22 @@ func (q *Queue) Push(d transport.Delivery) bool {
 	return !full
 }
 
-// TryPop takes the oldest delivery that is not too old; ok is false when there is none.
+// TryPop takes the oldest delivery that is not too old, nor somebody else's by now; ok is
+// false when there is none.
 func (q *Queue) TryPop() (d transport.Delivery, ok bool) {
+	for {
+		if d, ok = q.pop(); !ok || !d.Lost() {
+			return d, ok
+		}
+		if q.lost != nil {
+			q.lost(d)
+		}
+		d.Nack(-1, "its lease has ended")
+	}
+}
+
+// pop takes the oldest delivery that is not too old.
+func (q *Queue) pop() (d transport.Delivery, ok bool) {
 	q.mu.Lock()
 	expired := q.expireLocked()
 	if ok = q.count > 0; ok {
