@@ -37,7 +37,7 @@ func TestLostDeliveriesAreNotTaken(t *testing.T) {
 	}
 	for i := range settlers {
 		if given := settlers[i].nacked == time.Duration(-1).String(); given != settlers[i].lost {
-			t.Errorf("delivery %d: %+v", i, settlers[i])
+			t.Errorf("delivery %d was nacked with %q", i, settlers[i].nacked)
 		}
 	}
 }
