@@ -128,7 +128,7 @@ func (s *sender) submit(ctx context.Context, conn *submission, m outgoing) (next
 		if !reused || time.Since(conn.lastUsed) >= trustIdle {
 			old := conn
 			if conn, err = s.servers.connect(ctx, old); err != nil {
-				return nil, false, together(append(errs, err))
+				return nil, false, noConnection{together(append(errs, err))}
 			}
 			reused = conn == old
 		}
@@ -185,6 +185,7 @@ func (s *sender) close(ctx context.Context) error {
 // same call that were.
 func sendError(name string, taken int, unsure bool, err error) *transport.SendError {
 	e := &transport.SendError{Name: name, Outcome: transport.Temporary, Taken: taken, Err: err}
+	_, e.NextHop = errors.AsType[noConnection](err)
 	if reply := replyIn(err); reply != nil {
 		e.Code = reply.Code
 	}
@@ -196,6 +197,11 @@ func sendError(name string, taken int, unsure bool, err error) *transport.SendEr
 	}
 	return e
 }
+
+// noConnection is the error of a message for which there is no connection to any server.
+type noConnection struct{ error }
+
+func (e noConnection) Unwrap() error { return e.error }
 
 // isPermanent reports whether err says that trying again makes no difference.
 func isPermanent(err error) bool {

@@ -258,6 +258,8 @@ func checkOutcome(t *testing.T, err error, outcome transport.Outcome, code int, 
 		t.Errorf("error %v does not wrap %v", err, is)
 	case !strings.Contains(err.Error(), text):
 		t.Errorf("error %v, want %q in it", err, text)
+	case strings.HasPrefix(text, "recipient ") && sendErr.NextHop, (text == "smtp login" || text == "smtp greeting") && !sendErr.NextHop:
+		t.Errorf("error %v: is it about the next hop? %v", err, sendErr.NextHop)
 	}
 }
 

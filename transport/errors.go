@@ -104,6 +104,9 @@ type SendError struct {
 	// Taken is how many messages of the same call of Sender.Send, those before this one,
 	// have been taken.
 	Taken int
+	// NextHop says that the error is about the next hop, which can't be reached or does not want the
+	// account, and not about this message: others would fare the same now.
+	NextHop bool
 	// Code is the next hop's reply code (for SMTP three digits, RFC 5321 section
 	// 4.2), or 0 when there was none.
 	Code int

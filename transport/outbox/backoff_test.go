@@ -161,7 +161,7 @@ func TestRefusedLoginIsNoReasonToDie(t *testing.T) {
 		var right atomic.Bool
 		h := newHop(func(*transport.Message) error {
 			if !right.Load() {
-				return fail(transport.Permanent, 535, transport.ErrRefused)
+				return &transport.SendError{Name: "/t", Outcome: transport.Permanent, NextHop: true, Code: 535, Err: transport.ErrRefused}
 			}
 			return nil
 		})

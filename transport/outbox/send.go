@@ -2,7 +2,6 @@ package outbox
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"slices"
@@ -148,15 +147,14 @@ func (o *Outbox) sendBatch(batch []picked) {
 }
 
 // aboutNextHop reports whether an error says that the next hop can't be reached, or wants
-// nothing from this account now, so that other messages need not be tried: no reply, 421 (RFC
-// 5321 section 3.8), a login that was refused (RFC 4954 section 6), a certificate.
+// nothing from this account now, so that other messages need not be tried: besides those where the carrier
+// says so, no reply, and 421 (RFC 5321 section 3.8).
 func aboutNextHop(life context.Context, e *transport.SendError) bool {
-	if errors.Is(e, transport.ErrClosed) || life.Err() != nil {
+	switch {
+	case e.NextHop, errors.Is(e, transport.ErrClosed), life.Err() != nil:
 		return true
-	}
-	if e.Outcome == transport.Permanent {
-		_, certificate := errors.AsType[*tls.CertificateVerificationError](e)
-		return certificate || e.Code == 530 || e.Code == 534 || e.Code == 535 || e.Code == 538
+	case e.Outcome == transport.Permanent:
+		return false
 	}
 	return e.Code == 0 || e.Code == 421 || e.Outcome == transport.Unknown
 }
