@@ -153,8 +153,12 @@ func open(carrier transport.Carrier, options Options) (*Outbox, error) {
 
 // load makes the index of what is in the file.
 func (o *Outbox) load() error {
+	now := time.Now().UnixNano()
 	err := o.store.scan(waitingBucket, func(number uint64, value []byte) {
 		h := decodeHead(value)
+		if h.accepted == 0 {
+			h.accepted = now // it is damaged, and found to be so when it is to be sent
+		}
 		o.index.reserve(len(value))
 		o.index.add(h.lane, item{number, h.accepted, h.deadline, len(value)})
 		o.next = max(o.next, number+1)

@@ -8,6 +8,8 @@ import (
 	"testing"
 	"testing/synctest"
 
+	"go.etcd.io/bbolt"
+
 	"github.com/postbus/postbus/transport"
 	"github.com/postbus/postbus/transport/outbox"
 )
@@ -245,5 +247,50 @@ func TestAfterClose(t *testing.T) {
 	}
 	if _, err := o.Purge(nil); !errors.Is(err, transport.ErrClosed) {
 		t.Errorf("purge: %v", err)
+	}
+}
+
+// An entry that something has overwritten is a dead letter; it holds up nothing.
+func TestDamagedEntry(t *testing.T) {
+	file := newFile(t)
+	o := open(t, newHop(func(*transport.Message) error { return fail(transport.Temporary, 0, errDown) }), outbox.Options{File: file})
+	send(t, o, newPublisher().several("m", 4)...)
+	closeBox(t, o)
+	db, err := bbolt.Open(file, 0o600, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = db.Update(func(tx *bbolt.Tx) error {
+		b := tx.Bucket([]byte("outbox-waiting"))
+		k, first := b.Cursor().First()
+		bad := slices.Clone(first)
+		bad[len(bad)-10] ^= 1
+		return errors.Join(b.Put(k, bad), b.Put([]byte{0, 0, 0, 0, 0, 0, 0, 3}, []byte("x")))
+	})
+	if err := errors.Join(err, db.Close()); err != nil {
+		t.Fatal(err)
+	}
+
+	h := newHop(nil)
+	o = open(t, h, outbox.Options{File: file})
+	if got := bodies(h.await(t, 2)); !slices.Equal(got, []string{"m2", "m4"}) {
+		t.Errorf("sent %v", got)
+	}
+	closeBox(t, o)
+	f, err := outbox.OpenFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	for _, e := range entries(t, f.Dead()) {
+		if e.Message != nil || e.Dead.Reason != "what is in the file has been damaged" {
+			t.Errorf("dead letter: %+v, %+v", e, e.Dead)
+		}
+	}
+	if n, err := f.Retry(nil); n != 0 || err != nil {
+		t.Errorf("retry: %d, %v", n, err)
+	}
+	if n, err := f.Purge(nil); n != 2 || err != nil {
+		t.Errorf("purge: %d, %v", n, err)
 	}
 }
