@@ -41,6 +41,7 @@ func (r *run) hire() error {
 	for i := range l.Durables {
 		c := base
 		c.Role, c.Mode, c.Receiver = worker.Subscription, history.Durable, fmt.Sprintf("durable-%d", i)
+		c.Mail.State = filepath.Join(r.Dir, c.Receiver+".state")
 		r.add("durable", i, c, 0)
 	}
 	for i := range l.Members {
@@ -54,6 +55,7 @@ func (r *run) hire() error {
 		switch c.Mode {
 		case history.Durable:
 			c.Receiver = fmt.Sprintf("server-%d", i)
+			c.Mail.State = filepath.Join(r.Dir, c.Receiver+".state")
 		case history.Group:
 			c.Receiver = "servers"
 		}

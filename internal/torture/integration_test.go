@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/postbus/postbus/internal/torture"
+	"github.com/postbus/postbus/internal/torture/history"
 )
 
 // stock returns the server of scripts/mailserver.sh, and sees to it that it runs in the end.
@@ -32,9 +33,12 @@ func stock(t *testing.T) torture.Stock {
 // goes wrong as well.
 func TestRealFaults(t *testing.T) {
 	o := options(t, stock(t))
-	o.Load = torture.Load{Messages: 400, Calls: 50, Publishers: 2, Plains: 2, Clients: 1, Servers: 1, MaxBody: 4000, Every: 20 * time.Millisecond}
+	o.Load = torture.Load{Messages: 600, Calls: 50, Publishers: 1, Outboxes: 1, Plains: 1, Durables: 1, Members: 2, Clients: 1, Servers: 1,
+		ServerMode: history.Durable, Lease: 5 * time.Second, MaxBody: 4000, Every: 20 * time.Millisecond,
+		// Postfix tries again after five to ten seconds what Dovecot could not take, and lets later mail pass.
+		GapWait: 30 * time.Second}
 	o.Faults = []string{"all"}
-	o.FaultEvery = 500 * time.Millisecond
+	o.FaultEvery = time.Second
 	o.Duration = time.Minute
 	o.Patience = 40 * time.Second
 	run(t, o)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -24,22 +25,22 @@ import (
 // proxy.
 type lane struct {
 	testing.TB
-	proxy *proxy.Proxy
-	to    email.Config
-	opts  []pubsub.SubscriptionOption
-	pub   *pubsub.Publisher
-	node  *transport.Node // of the subscription
-	sub   *pubsub.Subscription
-	anew  bool // each session has a new subscription
-	n     uint64
+	proxy   *proxy.Proxy
+	to      email.Config
+	options []pubsub.SubscriptionOption
+	pub     *pubsub.Publisher
+	node    *transport.Node // of the subscription
+	sub     *pubsub.Subscription
+	anew    bool // each session has a new subscription
+	n       uint64
 
 	mu      sync.Mutex
 	checker *history.Checker
 }
 
-// newLane makes a lane whose proxy is in front of a protocol. state is the file of the subscription's
-// memory, or empty for one that has none.
-func newLane(t testing.TB, protocol mailserver.Service, options ...pubsub.SubscriptionOption) *lane {
+// newLane makes a lane whose proxy is in front of a protocol. The subscription is durable if it is behind
+// the proxy.
+func newLane(t testing.TB, protocol mailserver.Service) *lane {
 	server, err := mailserver.Start(mailserver.Config{})
 	if err != nil {
 		t.Fatal(err)
@@ -70,7 +71,12 @@ func newLane(t testing.TB, protocol mailserver.Service, options ...pubsub.Subscr
 	if l.pub, err = pubsub.NewPublisher(node, "/t"); err != nil {
 		t.Fatal(err)
 	}
-	l.to, l.opts = to, append(options, pubsub.KeepAll())
+	l.options = []pubsub.SubscriptionOption{pubsub.KeepAll()}
+	if protocol == mailserver.IMAP {
+		to.State = filepath.Join(t.TempDir(), "state")
+		l.options = append(l.options, pubsub.Durable("s"))
+	}
+	l.to = to
 	l.subscribe()
 	t.Cleanup(func() { l.close(l.node) })
 	l.add(history.Event{Kind: history.Open, Receiver: "s", Topic: "/t", Mode: history.Durable})
@@ -98,7 +104,7 @@ func (l *lane) subscribe() {
 			l.Fatal(err)
 		}
 	}
-	if l.sub, err = pubsub.NewSubscription(l.node, "/t", l.opts...); err != nil {
+	if l.sub, err = pubsub.NewSubscription(l.node, "/t", l.options...); err != nil {
 		l.Fatal(err)
 	}
 }

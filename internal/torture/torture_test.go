@@ -86,8 +86,9 @@ func TestShort(t *testing.T) {
 // TestShortFaults: nor when connections break, servers go away and publishers are killed.
 func TestShortFaults(t *testing.T) {
 	o := options(t, embedded(t))
-	o.Load = torture.Load{Messages: 300, Publishers: 2, Plains: 2, MaxBody: 2000, Every: 5 * time.Millisecond}
-	o.Faults = []string{"kill", "imap", "delay", "throttle"}
+	o.Load = torture.Load{Messages: 200, Calls: 10, Publishers: 1, Outboxes: 1, Plains: 1, Durables: 1, Members: 2, Clients: 1, Servers: 1,
+		ServerMode: history.Durable, Lease: 3 * time.Second, NackEvery: 50, MaxBody: 2000, Every: 5 * time.Millisecond}
+	o.Faults = []string{"all"}
 	o.FaultEvery = 100 * time.Millisecond
 	run(t, o)
 }
