@@ -8,7 +8,7 @@
 //	box, err := outbox.Open(carrier, outbox.Options{File: "outbox.db"})
 //	node, err := postbus.New(box, nil)
 //
-// The section outbox of a configuration file does the same in [postbus.Open].
+// The section outbox of a configuration file does the same in postbus.Open.
 //
 // # What a program can rely on
 //
