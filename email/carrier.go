@@ -120,18 +120,19 @@ func newCarrier(config Config, options Options) (*Carrier, error) {
 			compat:  compat{config.RMWEmail, config.RMWEmailRoutes, config.Routes},
 		},
 		receiver: receiver{
-			address: address,
-			logger:  options.Logger,
-			onMail:  options.OnMail,
-			people:  people,
-			skips:   skips{flag: config.SkippedFlag, folder: config.SkippedFolder},
-			period:  config.PollingPeriod,
-			maxBody: config.MaxBody,
-			maxMail: headBytes + int64(float64(config.MaxBody)*mailPerBody),
+			address:   address,
+			logger:    options.Logger,
+			onMail:    options.OnMail,
+			people:    people,
+			skips:     skips{flag: config.SkippedFlag, folder: config.SkippedFolder},
+			retention: retention{Retention: config.Retention, pause: retentionPause},
+			period:    config.PollingPeriod,
+			maxBody:   config.MaxBody,
+			maxMail:   headBytes + int64(float64(config.MaxBody)*mailPerBody),
 		},
 	}
 	mailbox := login(imapServer)
-	mailbox.writable = config.SkippedFlag != "" || config.SkippedFolder != ""
+	mailbox.writable = config.SkippedFlag != "" || config.SkippedFolder != "" || config.Retention.Action != RetainMessages
 	c.receiver.connect = mailbox.openInbox
 	logs := login(imapServer)
 	c.durables = durables{receiver: &c.receiver, logger: options.Logger}

@@ -56,6 +56,8 @@ type Config struct {
 	// they are moved to; at most one may be set. If neither is, the inbox is only read.
 	// They are for an account that this node has for itself; see the package comment.
 	SkippedFlag, SkippedFolder string
+	// Retention says what becomes of messages that are finished. The zero value keeps them.
+	Retention Retention
 	// RMWEmail says that all messages are written for programs of rmw_email.
 	// RMWEmailRoutes are the patterns of those Routes to whose recipients they are.
 	RMWEmail       bool
@@ -166,6 +168,7 @@ func (c *Config) settings(folder string) value {
 			return nil
 		})},
 		setting{key: "outbox", value: c.Outbox.settings(folder)},
+		setting{key: "retention", value: c.Retention.settings()},
 		setting{key: "limits", value: section(
 			setting{key: "max-body", value: count(&c.MaxBody)},
 		)},
@@ -235,6 +238,9 @@ func (c *Config) check() error {
 		if err := validFolder(c.SkippedFolder); err != nil {
 			return fmt.Errorf("email.skipped.move: %w", err)
 		}
+	}
+	if err := c.Retention.check(); err != nil {
+		return fmt.Errorf("retention: %w", err)
 	}
 	return nil
 }

@@ -80,6 +80,16 @@ func TestParseConfig(t *testing.T) {
 		{"one person", minimal + "  people: alice@example.org\n", with(func(c *email.Config) { c.People = []string{"alice@example.org"} })},
 		{"flag skipped", minimal + "  skipped:\n    flag: $NotPostbus\n", with(func(c *email.Config) { c.SkippedFlag = "$NotPostbus" })},
 		{"move skipped", minimal + "  skipped: {move: Übersprungen/2026}\n", with(func(c *email.Config) { c.SkippedFolder = "Übersprungen/2026" })},
+		{"delete finished", minimal + "retention:\n  finished: delete\n  after: 168h\n  keep: 1000\n",
+			with(func(c *email.Config) {
+				c.Retention = email.Retention{Action: email.DeleteMessages, After: 168 * time.Hour, Keep: 1000}
+			})},
+		{"mark finished", minimal + "retention: {finished: seen, keep: 1}\n", with(func(c *email.Config) { c.Retention = email.Retention{Action: email.MarkSeen, Keep: 1} })},
+		{"move finished", minimal + "retention: {finished: {move: Done}, after: 1h}\n",
+			with(func(c *email.Config) {
+				c.Retention = email.Retention{Action: email.MoveMessages, Folder: "Done", After: time.Hour}
+			})},
+		{"keep finished", minimal + "retention: {finished: keep}\n", bare},
 		{"for rmw_email", minimal + "  compat: rmw_email\n", with(func(c *email.Config) { c.RMWEmail = true })},
 		{"a route for rmw_email", minimal + "routes:\n- {compat: rmw_email, pattern: /a, to: x@b.c}\n- {pattern: />, to: y@b.c}\n",
 			with(func(c *email.Config) {
@@ -152,6 +162,13 @@ func TestParseConfigErrors(t *testing.T) {
 		{"skipped, system flag", minimal + "  skipped: {flag: \\Deleted}\n", `c/email.yml:7: email.skipped.flag: "\\Deleted" is not an IMAP keyword`},
 		{"skipped to the inbox", minimal + "  skipped: {move: Inbox}\n", `c/email.yml:7: email.skipped.move: "Inbox" is not the name of a folder`},
 		{"skipped, unknown", minimal + "  skipped: {delete: true}\n", "c/email.yml:7: email.skipped.delete: unknown key; known here are flag, move"},
+		{"retention without end", minimal + "retention: {finished: delete}\n", "c/email.yml:7: retention: after or keep is required"},
+		{"retention, nothing to do", minimal + "retention: {after: 1h}\n", "c/email.yml:7: retention.finished: this key is required"},
+		{"retention, unknown", minimal + "retention: {finished: burn, after: 1h}\n", `c/email.yml:7: retention.finished: "burn" is not known; the values are keep, seen, delete`},
+		{"retention to the inbox", minimal + "retention: {finished: {move: inbox}, after: 1h}\n", `c/email.yml:7: retention.finished.move: "inbox" is not the name of a folder`},
+		{"retention to nowhere", minimal + "retention: {finished: {}, after: 1h}\n", "c/email.yml:7: retention.finished.move: this key is required"},
+		{"retention, no time", minimal + "retention: {finished: seen, after: 0s}\n", `c/email.yml:7: retention.after: "0s" is not a time greater than 0`},
+		{"retention of none", minimal + "retention: {finished: seen, keep: 0}\n", "c/email.yml:7: retention.keep: "},
 		{"unknown compat", minimal + "  compat: rmw_smtp\n", `c/email.yml:7: email.compat: "rmw_smtp" is not known; the only value is rmw_email`},
 		{"unknown compat of a route", minimal + "routes:\n- {pattern: /a, to: a@b.c}\n- pattern: /b\n  to: a@b.c\n  compat: true\n", `c/email.yml:11: routes[1].compat: "true" is not known`},
 	} {

@@ -104,6 +104,13 @@ func (s *feeds) at() position {
 	return position{s.validity, s.next}
 }
 
+// waiting reports whether there are consumers that the loop has not adopted yet.
+func (s *feeds) waiting() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.added) > 0
+}
+
 // none reports whether there are no consumers.
 func (s *feeds) none() bool {
 	s.mu.Lock()

@@ -4,8 +4,8 @@
 //
 // [Open] turns a [Config] into a [Carrier], which a transport.Node owns. Several nodes
 // may share one account: each sees every mail, and takes what it has interests in. The
-// inbox is only read: no mail in it is changed, marked or deleted, unless the option
-// skipped says so.
+// inbox is only read: no mail in it is changed, marked or deleted, unless the options
+// skipped and retention say so.
 //
 // # Configuration
 //
@@ -34,6 +34,10 @@
 //	  - pattern: /robot/>
 //	    to: [robot@example.com]
 //	    compat: rmw_email              # these messages are for rmw_email
+//	retention:                         # what happens to messages that are finished: keep,
+//	  finished: delete                 # seen, delete, or "move: FOLDER"
+//	  after: 168h                      # when they are so old,
+//	  keep: 10000                      # or not among so many of the newest mails
 //	limits:
 //	  max-body: 16777216               # bytes
 //	outbox:                            # keep messages on disk until they are sent
@@ -119,6 +123,23 @@
 // some client expunges it. The option is for an account that one node has for itself: an
 // answer or request that a person has written to another node looks foreign here.
 // Messages that nobody here wants, and reports of mail servers, are never touched.
+//
+// # Retention
+//
+// The inbox keeps what has been received, unless the option retention says that finished messages
+// are marked as \Seen, moved to a folder, or deleted. A message is finished when every durable
+// interest and group of this node that wanted it has settled it, or when none did; dead letters are not in the
+// inbox any more by then. Mail that is not ours, people's included, and reports of mail servers are
+// never touched.
+//
+// It begins a minute after the start, so state durable interests and join groups by then. It
+// goes through the inbox from its beginning, 200 mails at a time, of which it reads the header
+// sections, and looks for new ones between two portions; later it goes on once a minute from where it
+// stopped. It deletes with UID EXPUNGE; on a server without UIDPLUS what is deleted or moved stays
+// marked as deleted, until some client expunges it.
+//
+// Nodes that share an account must agree about retention: one that comes, or comes back, later than
+// after finds no more than what is left. Of groups it knows those that this node is a member of.
 //
 // # When it is delivered
 //

@@ -40,7 +40,10 @@ type groupFeed struct {
 	feed *feed
 }
 
-var _ consumer = groupFeed{}
+var (
+	_ consumer = groupFeed{}
+	_ keeper   = groupFeed{}
+)
 
 // stopped reports whether the feed is not the group's any more. g.mu is held.
 func (g groupFeed) stopped() bool { return g.inbox.feed != g.feed }
@@ -198,4 +201,20 @@ func (g *group) sorted(s stage) (items []*item) {
 	}
 	slices.SortFunc(items, func(a, b *item) int { return cmp.Compare(a.uid, b.uid) })
 	return items
+}
+
+// keeps implements keeper.
+func (g groupFeed) keeps() (from imap.UID, open []imap.UID) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	switch {
+	case g.stopped():
+		return lastUID, nil
+	case !g.current() || g.state.Limit != 0:
+		return 0, nil
+	}
+	for _, o := range g.state.Open {
+		open = append(open, imap.UID(o.UID))
+	}
+	return imap.UID(g.state.Read), open
 }

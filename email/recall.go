@@ -103,7 +103,10 @@ type latecomer struct {
 	missing []imap.UID // recalled, and not offered yet
 }
 
-var _ historian = (*latecomer)(nil)
+var (
+	_ historian = (*latecomer)(nil)
+	_ keeper    = (*latecomer)(nil)
+)
 
 // receiveLast states an interest that begins with the last messages.
 func (r *receiver) receiveLast(interest transport.Interest, l *live) (stop func()) {
@@ -163,3 +166,6 @@ func (l *latecomer) gone(uid imap.UID) {
 		l.missing = slices.Delete(l.missing, i, i+1)
 	}
 }
+
+// keeps implements keeper.
+func (l *latecomer) keeps() (from imap.UID, open []imap.UID) { return lastUID, l.missing }

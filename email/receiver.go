@@ -46,11 +46,12 @@ type receiver struct {
 	cost    time.Duration
 	// late is how many times in a row a look has found mail that the server, in IDLE
 	// before, had not announced; waited that it was in IDLE before, and had not.
-	late   int
-	waited bool
-	live   reader // for all interests that have no place of their own
-	rescan rescan
-	skips  skips
+	late      int
+	waited    bool
+	live      reader // for all interests that have no place of their own
+	rescan    rescan
+	skips     skips
+	retention retention
 }
 
 // open connects, takes what is in the inbox as old, and starts the loop.
@@ -67,6 +68,8 @@ func (r *receiver) open(ctx context.Context) error {
 	r.wake = make(chan struct{}, 1)
 	r.done = make(chan struct{})
 	r.start = time.Now()
+	r.skips.chore = chore{apply: r.skips.sort, mails: "skipped mails", done: "marked or moved"}
+	r.retention.chore = chore{apply: r.retention.dispose, mails: "finished messages", done: "marked, moved or deleted"}
 	r.active.Store(math.MinInt64 / 2)
 	ctx, r.cancel = context.WithCancel(context.Background())
 	go r.run(ctx)
@@ -231,7 +234,13 @@ func (r *receiver) look(ctx context.Context) error {
 			return err
 		}
 		if r.dispatcher.Len() == 0 && r.feeds.none() {
-			return r.passOver(ctx)
+			err := r.passOver(ctx)
+			for more := err == nil; more && r.dispatcher.Len() == 0 && r.feeds.none(); {
+				if more, err = r.retain(ctx); err != nil {
+					return err
+				}
+			}
+			return err
 		}
 		start := time.Now()
 		more, err := r.lookLive(ctx)
@@ -247,10 +256,15 @@ func (r *receiver) look(ctx context.Context) error {
 		}
 		more = more || behind
 		if n := len(r.skips.waiting); n >= sweepSize || n > 0 && !more {
-			if err := r.sweep(ctx); err != nil {
+			if err := r.sweep(ctx, &r.skips.chore); err != nil {
 				return err
 			}
 			more = more || len(r.skips.waiting) > 0
+		}
+		if !more {
+			if more, err = r.retain(ctx); err != nil {
+				return err
+			}
 		}
 		if !more {
 			return nil

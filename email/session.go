@@ -159,13 +159,16 @@ type fetched struct {
 	body    []byte
 	hasBody bool
 	arrived time.Time // in the inbox, by the server's clock, if it was asked for
+	flags   []imap.Flag
 }
 
 // wanted is what a FETCH asks for.
 type wanted struct {
 	uids  imap.UIDSet
 	limit int64 // of the bytes of each body, or 0 for no body
-	dates bool  // when the mails arrived, too
+	// header asks for no more than the header section of each mail, dates for when they arrived,
+	// flags for their flags.
+	header, dates, flags bool
 }
 
 // span asks for a range of UIDs. It is not "from:*", which would always mean the last mail too.
@@ -202,9 +205,13 @@ func (s *session) fetch(ctx context.Context, w wanted, visit func(fetched)) erro
 				return err
 			}
 		}
-		options := &imap.FetchOptions{UID: true, RFC822Size: true, InternalDate: w.dates}
+		options := &imap.FetchOptions{UID: true, RFC822Size: true, InternalDate: w.dates, Flags: w.flags}
 		if w.limit > 0 {
-			options.BodySection = []*imap.FetchItemBodySection{{Peek: true, Partial: &imap.SectionPartial{Size: w.limit}}}
+			section := &imap.FetchItemBodySection{Peek: true, Partial: &imap.SectionPartial{Size: w.limit}}
+			if w.header {
+				section.Specifier = imap.PartSpecifierHeader
+			}
+			options.BodySection = []*imap.FetchItemBodySection{section}
 		}
 		command := s.client.Fetch(w.uids, options)
 		err := s.readAll(command, w.limit, progress, visit)
@@ -261,6 +268,8 @@ func (s *session) readAll(command *imapclient.FetchCommand, limit int64, progres
 				f.uid = item.UID
 			case imapclient.FetchItemDataRFC822Size:
 				f.size = item.Size
+			case imapclient.FetchItemDataFlags:
+				f.flags = item.Flags
 			case imapclient.FetchItemDataInternalDate:
 				f.arrived = item.Time
 			case imapclient.FetchItemDataBodySection:

@@ -39,7 +39,7 @@ const (
 func (c *Carrier) Skipped() map[SkipReason]uint64 { return c.receiver.skips.read() }
 
 const (
-	// sweepSize is how many skipped mails are marked or moved with one command. Between
+	// sweepSize is how many mails are marked, moved or deleted with one command. Between
 	// two of them the inbox is looked at.
 	sweepSize = 200
 	// sweepTries is how many connections may break over one such command before the
@@ -55,9 +55,18 @@ type skips struct {
 	mu     sync.Mutex
 	counts map[SkipReason]uint64
 
-	// The rest belongs to the receiver's loop.
-	waiting []imap.UID // to be marked or moved
-	tries   int        // of the first of them
+	chore // marking or moving them
+}
+
+// chore is something that is done to mails in the inbox, in portions between looks. It belongs to the
+// receiver's loop.
+type chore struct {
+	// apply does it. mails and done say in the log to which mails, and what.
+	apply       func(context.Context, *session, imap.UIDSet) error
+	mails, done string
+
+	waiting []imap.UID // to which it is to be done
+	tries   int        // for the first of them
 	failing bool       // the last time it failed
 }
 
@@ -84,11 +93,19 @@ func (s *skips) read() map[SkipReason]uint64 {
 	return maps.Clone(s.counts)
 }
 
-// drop forgets the first of those that are to be marked or moved.
-func (s *skips) drop(n int) {
-	s.tries = 0
-	if s.waiting = s.waiting[n:]; len(s.waiting) == 0 {
-		s.waiting = nil
+// sort marks or moves mails.
+func (s *skips) sort(ctx context.Context, session *session, uids imap.UIDSet) error {
+	if s.flag != "" {
+		return session.flag(ctx, uids, imap.Flag(s.flag))
+	}
+	return session.move(ctx, uids, s.folder)
+}
+
+// drop forgets the first of the mails that wait.
+func (c *chore) drop(n int) {
+	c.tries = 0
+	if c.waiting = c.waiting[n:]; len(c.waiting) == 0 {
+		c.waiting = nil
 	}
 }
 
@@ -102,31 +119,24 @@ func (r *receiver) skip(uid imap.UID, reason SkipReason, err error) {
 	r.logger.Log(context.Background(), level, "email: mail skipped", "mailbox", r.address, "uid", uid, "reason", string(reason), "skipped so far", total, "error", err)
 }
 
-// sweep marks or moves some of the mails that have been skipped. That it can't be done is
+// sweep does a chore for some of the mails that wait for it. That it can't be done is
 // logged, once until it can, and costs no more than that; an error is that of a
 // connection that is lost.
-func (r *receiver) sweep(ctx context.Context) error {
-	s := &r.skips
-	n := min(len(s.waiting), sweepSize)
-	uids := imap.UIDSetNum(s.waiting[:n]...)
-	var err error
-	if s.flag != "" {
-		err = r.session.flag(ctx, uids, imap.Flag(s.flag))
-	} else {
-		err = r.session.move(ctx, uids, s.folder)
-	}
+func (r *receiver) sweep(ctx context.Context, c *chore) error {
+	n := min(len(c.waiting), sweepSize)
+	err := c.apply(ctx, r.session, imap.UIDSetNum(c.waiting[:n]...))
 	lost := err != nil && !isRefusal(err)
-	if s.tries++; lost && (s.tries < sweepTries || ctx.Err() != nil) {
+	if c.tries++; lost && (c.tries < sweepTries || ctx.Err() != nil) {
 		return err
 	}
 	switch {
-	case err != nil && !s.failing:
-		r.logger.Warn("email: skipped mails can't be marked or moved; they stay as they are", "mailbox", r.address, "mails", n, "error", err)
-	case err == nil && s.failing:
-		r.logger.Info("email: skipped mails can be marked or moved again", "mailbox", r.address)
+	case err != nil && !c.failing:
+		r.logger.Warn("email: "+c.mails+" can't be "+c.done+"; they stay as they are", "mailbox", r.address, "mails", n, "error", err)
+	case err == nil && c.failing:
+		r.logger.Info("email: "+c.mails+" can be "+c.done+" again", "mailbox", r.address)
 	}
-	s.failing = err != nil
-	s.drop(n)
+	c.failing = err != nil
+	c.drop(n)
 	if lost {
 		return err
 	}
@@ -177,6 +187,11 @@ func (s *session) tryMove(uids imap.UIDSet, folder string) error {
 	if _, err := s.client.Copy(uids, folder).Wait(); err != nil {
 		return err
 	}
+	return s.remove(uids)
+}
+
+// remove deletes mails; without UIDPLUS (RFC 4315) it only marks them as deleted.
+func (s *session) remove(uids imap.UIDSet) error {
 	if err := s.store(uids, imap.FlagDeleted); err != nil {
 		return err
 	}
