@@ -136,6 +136,7 @@ func newCarrier(config Config, options Options) (*Carrier, error) {
 	c.receiver.connect = mailbox.openInbox
 	logs := login(imapServer)
 	c.durables = durables{receiver: &c.receiver, logger: options.Logger}
+	c.receiver.remembered = c.durables.keeps
 	c.groups = groups{address: address, logger: options.Logger, receiver: &c.receiver, connect: logs.openLog}
 	for _, list := range []struct{ from, to *[]string }{{&config.To, &c.sender.to}, {&config.Cc, &c.sender.cc}, {&config.Bcc, &c.sender.bcc}} {
 		for _, recipient := range *list.from {

@@ -128,9 +128,10 @@
 //
 // The inbox keeps what has been received, unless the option retention says that finished messages
 // are marked as \Seen, moved to a folder, or deleted. A message is finished when every durable
-// interest and group of this node that wanted it has settled it, or when none did; dead letters are not in the
-// inbox any more by then. Mail that is not ours, people's included, and reports of mail servers are
-// never touched.
+// interest and group of this node that wanted it has settled it, or when none did. A durable name in the
+// state file keeps what it still needs, also while nobody uses it; remove it if nobody ever will. Dead
+// letters of durable names are in the state file; those that a group lists stay in the inbox. Mail that is
+// not ours, people's included, and reports of mail servers are never touched.
 //
 // It begins a minute after the start, so state durable interests and join groups by then. It
 // goes through the inbox from its beginning, 200 mails at a time, of which it reads the header

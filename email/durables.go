@@ -289,3 +289,61 @@ func (s *durables) close() error {
 	}
 	return err
 }
+
+// keeps says what the names in the state file still need of the inbox with this UIDVALIDITY, also those
+// that nobody has stated since the carrier was opened (see keeper).
+func (s *durables) keeps(validity uint32) (from imap.UID, open []imap.UID) {
+	from = lastUID
+	if s.journal == nil {
+		return from, nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, d := range s.names {
+		first, more := d.keepsIn(validity)
+		from, open = min(from, first), append(open, more...)
+	}
+	err := s.journal.View(func(tx *bbolt.Tx) error {
+		return tx.Bucket(durablesBucket).ForEachBucket(func(name []byte) error {
+			if s.names[string(name)] != nil {
+				return nil
+			}
+			p, err := decodePlace(tx.Bucket(durablesBucket).Bucket(name).Get(placeKey))
+			if err != nil || p.validity != validity {
+				from = 0
+				return nil
+			}
+			from = min(from, p.read)
+			for _, o := range p.open {
+				open = append(open, o.uid)
+			}
+			return nil
+		})
+	})
+	if err != nil {
+		return 0, nil
+	}
+	return from, open
+}
+
+var _ keeper = (*durable)(nil)
+
+// keeps implements keeper.
+func (d *durable) keeps() (from imap.UID, open []imap.UID) {
+	return d.keepsIn(d.receiver.session.validity)
+}
+
+func (d *durable) keepsIn(validity uint32) (from imap.UID, open []imap.UID) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.until != 0 || d.place.validity != validity {
+		return 0, nil
+	}
+	for uid := range d.places {
+		open = append(open, uid)
+	}
+	for _, b := range d.saving.burials { // until they are on record
+		open = append(open, b.letter.uid)
+	}
+	return d.place.read, open
+}

@@ -216,5 +216,10 @@ func (g groupFeed) keeps() (from imap.UID, open []imap.UID) {
 	for _, o := range g.state.Open {
 		open = append(open, imap.UID(o.UID))
 	}
+	for _, dead := range g.state.Dead { // which are nowhere else
+		if dead.Validity == g.state.Validity {
+			open = append(open, imap.UID(dead.UID))
+		}
+	}
 	return imap.UID(g.state.Read), open
 }

@@ -33,6 +33,8 @@ type receiver struct {
 	feeds      feeds
 	lives      sync.Map // of *live, as keys: those that have not been stopped
 	connect    func(context.Context) (*session, error)
+	// remembered says what those need who are not here but are on record (see keeper). It may be nil.
+	remembered func(validity uint32) (from imap.UID, open []imap.UID)
 
 	wake   chan struct{} // capacity one: look now
 	start  time.Time

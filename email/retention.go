@@ -241,6 +241,10 @@ func (r *receiver) needed() (from imap.UID, open []imap.UID) {
 		return 0, nil
 	}
 	from = r.live.cursor.next
+	if r.remembered != nil {
+		first, more := r.remembered(r.session.validity)
+		from, open = min(from, first), more
+	}
 	for _, f := range r.feeds.adopted {
 		k, ok := f.consumer.(keeper)
 		if !ok || !f.begun || f.recall != nil {

@@ -94,7 +94,9 @@ func (a *archive) want(inbox, folder string) {
 }
 
 // open opens a carrier at the mailbox that does not wait before it begins.
-func (a *archive) open(r Retention) *Carrier {
+func (a *archive) open(r Retention) *Carrier { return a.openWith(r, "") }
+
+func (a *archive) openWith(r Retention, state string) *Carrier {
 	a.Helper()
 	c, err := newCarrier(Config{SMTP: a.server.SMTPURL(), IMAP: a.server.IMAPURL(), Username: a.robot.Address, Password: a.robot.Password,
 		PollingPeriod: 10 * time.Millisecond, Retention: r}, Options{Logger: quietLog})
@@ -102,6 +104,11 @@ func (a *archive) open(r Retention) *Carrier {
 		a.Fatal(err)
 	}
 	c.receiver.retention.pause = 10 * time.Millisecond
+	if state != "" {
+		if c.durables.journal, err = openState(state); err != nil {
+			a.Fatal(err)
+		}
+	}
 	for _, err := range []error{c.sender.open(a.Context()), c.receiver.open(a.Context())} {
 		if err != nil {
 			a.Fatal(err)
@@ -229,5 +236,81 @@ func TestRetentionKeepsForStrangers(t *testing.T) {
 	time.Sleep(100 * time.Millisecond)
 	a.want("1", "")
 	p.feed.stop()
+	a.want("", "")
+}
+
+// TestRetentionOfDurable: a durable name keeps what it has not settled, also while nobody uses it.
+func TestRetentionOfDurable(t *testing.T) {
+	a := newArchive(t)
+	state := t.TempDir() + "/state"
+	interest := transport.Interest{Kind: transport.TopicMessage, Name: "/t", Durable: "d"}
+	open := func() *Carrier { return a.openWith(Retention{Action: DeleteMessages, After: time.Millisecond}, state) }
+	c := open()
+	deliveries := make(chan transport.Delivery, 10)
+	stop, err := c.Receive(interest, func(d transport.Delivery) { deliveries <- d })
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n := 1; n <= 4; n++ {
+		a.put(messageMail(t, n, ""), 0)
+	}
+	var got []transport.Delivery
+	for range 4 {
+		got = append(got, <-deliveries)
+	}
+	for _, n := range []int{1, 3} { // messages 2 and 4
+		if err := got[n].Settler.Ack(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	a.want("1 3", "")
+	stop()
+	if err := c.Close(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	a.put(messageMail(t, 5, ""), 0)
+	a.put("Subject: lunch?\r\n\r\nAt noon.\r\n", 0)
+	c = open()
+	time.Sleep(100 * time.Millisecond)
+	a.want("1 3 5 6", "")
+	if _, err = c.Receive(interest, func(d transport.Delivery) { deliveries <- d }); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		d := <-deliveries
+		if err := d.Settler.Ack(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	a.want("6", "")
+}
+
+// TestRetentionOfGroup: a group keeps what no member has settled.
+func TestRetentionOfGroup(t *testing.T) {
+	a := newArchive(t)
+	c := a.open(Retention{Action: DeleteMessages, After: time.Millisecond})
+	deliveries := make(chan transport.Delivery, 10)
+	_, err := c.Receive(transport.Interest{Kind: transport.TopicMessage, Name: "/t", Group: "g"}, func(d transport.Delivery) { deliveries <- d })
+	if err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(100 * time.Millisecond)
+	for n := 1; n <= 4; n++ {
+		a.put(messageMail(t, n, ""), 0)
+	}
+	var unsettled []transport.Delivery
+	for range 4 {
+		if d := <-deliveries; d.Message.Info.Sequence%2 == 1 {
+			unsettled = append(unsettled, d)
+		} else if err := d.Settler.Ack(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	a.want("1 3", "")
+	for _, d := range unsettled {
+		if err := d.Settler.Ack(); err != nil {
+			t.Fatal(err)
+		}
+	}
 	a.want("", "")
 }
