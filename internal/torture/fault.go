@@ -17,7 +17,8 @@ type fault struct {
 	name   string
 	begin  func() error
 	end    func() error // nil if it is over at once
-	outage bool         // of a server: what is back after it is measured
+	server bool         // concerns a server
+	outage bool         // takes it away: what is back after it is measured
 }
 
 // Killings and Disturbances are the names of the faults that need no particular server.
@@ -35,7 +36,7 @@ func (r *run) findFaults() ([]fault, error) {
 	all := r.killings()
 	all = append(all, r.disturbances()...)
 	for _, o := range r.Server.Outages() {
-		all = append(all, fault{name: o.Name, begin: o.Begin, end: o.End, outage: o.End != nil})
+		all = append(all, fault{name: o.Name, begin: o.Begin, end: o.End, server: true, outage: o.End != nil})
 	}
 	all = append(all, fault{name: "expunge", begin: r.expunge})
 	var chosen []fault
@@ -131,7 +132,8 @@ func (r *run) breakThings(ctx context.Context) {
 	}
 	var lasting sync.WaitGroup
 	defer lasting.Wait()
-	busy := make([]sync.Mutex, len(r.faults)) // one of a kind at a time
+	// One of a kind at a time, and one that concerns the servers.
+	busy, servers := make([]sync.Mutex, len(r.faults)), new(sync.Mutex)
 	for {
 		timer := time.NewTimer(r.random.between(r.FaultEvery/2, r.FaultEvery*3/2))
 		select {
@@ -141,9 +143,13 @@ func (r *run) breakThings(ctx context.Context) {
 			return
 		}
 		i := r.random.intN(len(r.faults))
-		if busy[i].TryLock() {
+		one := &busy[i]
+		if r.faults[i].server {
+			one = servers
+		}
+		if one.TryLock() {
 			lasting.Go(func() {
-				defer busy[i].Unlock()
+				defer one.Unlock()
 				r.cause(ctx, r.faults[i])
 			})
 		}
