@@ -31,6 +31,10 @@ func embeddedMailbox(t testing.TB) mailbox {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { server.Close() })
+	return dialMailbox(t, server)
+}
+
+func dialMailbox(t testing.TB, server *mailserver.Server) mailbox {
 	account := server.Accounts()[0]
 	return mailbox{t, func() (net.Conn, error) { return net.Dial("tcp", server.IMAPAddr()) }, account.Address, account.Password}
 }

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -70,12 +71,13 @@ type group struct {
 	renewed    time.Time
 	read       time.Time // when the log was last read, and clock when there was something new
 	clock      time.Time
-	hello      bool // the others are to know this member
-	stale      bool // the log is to be read
-	wanted     bool // somebody asks for a checkpoint
-	lost       *claim.State
-	reclaim    bool        // a log has been lost: say what this member has, and has done
-	recent     []claim.Key // what it has done
+	hello      bool         // the others are to know this member
+	stale      bool         // the log is to be read
+	wanted     bool         // somebody asks for a checkpoint
+	lost       *claim.State // what was known of a log that has been lost
+	checked    time.Time    // when the log was last seen to be there
+	reclaim    bool         // a log has been lost: say what this member has, and has done
+	recent     []claim.Key  // what it has done
 	unreadable struct {
 		uid   imap.UID
 		tries int
@@ -181,12 +183,7 @@ func groupFolder(interest transport.Interest) string {
 func (g *group) leave(s *seat) {
 	g.mu.Lock()
 	s.stopped = time.Now()
-	for i, other := range g.seats {
-		if other == s {
-			g.seats = append(g.seats[:i:i], g.seats[i+1:]...)
-			break
-		}
-	}
+	g.seats = slices.DeleteFunc(g.seats, func(other *seat) bool { return other == s })
 	if len(g.seats) == 0 {
 		g.detach()
 	}
@@ -241,4 +238,36 @@ func (s *groups) close(ctx context.Context) error {
 		return nil
 	}
 	return ctx.Err()
+}
+
+// GroupDeadLetter is a message that a group has given up. It is still in the inbox.
+type GroupDeadLetter struct {
+	// Group, Kind and Name are those of the interest.
+	Group string
+	Kind  transport.Kind
+	Name  string
+	// Message is the GID of the publisher and the number of the message, or what stands for a
+	// message without number. UID is where it is in the inbox with this UIDVALIDITY.
+	Message          string
+	UIDValidity, UID uint32
+	// At is when it was given up, by the server's clock, after so many Attempts, and Reason why.
+	At       time.Time
+	Attempts int
+	Reason   string
+}
+
+// GroupDeadLetters returns the newest dead letters of the groups that the carrier is a member
+// of, at most 200 of each, the oldest first.
+func (c *Carrier) GroupDeadLetters() (letters []GroupDeadLetter) {
+	c.groups.mu.Lock()
+	defer c.groups.mu.Unlock()
+	for _, g := range c.groups.open {
+		g.mu.Lock()
+		for _, d := range g.state.Dead {
+			letters = append(letters, GroupDeadLetter{g.interest.Group, g.interest.Kind, g.interest.Name, string(d.Key), d.Validity, d.UID, time.Unix(d.At, 0), d.Attempts, d.Reason})
+		}
+		g.mu.Unlock()
+	}
+	slices.SortStableFunc(letters, func(a, b GroupDeadLetter) int { return a.At.Compare(b.At) })
+	return letters
 }

@@ -105,6 +105,28 @@ func (l *logFolder) refresh(ctx context.Context) error {
 	return l.command(ctx, func() error { return l.client.Noop().Wait() })
 }
 
+// status returns the UIDVALIDITY and UIDNEXT of a folder.
+func (l *logFolder) status(ctx context.Context, folder string) (validity uint32, next imap.UID, err error) {
+	idling := l.idling
+	l.idling = nil
+	err = l.command(ctx, func() error {
+		if idling != nil {
+			if err := idling.Close(); err != nil {
+				return err
+			}
+			if err := idling.Wait(); err != nil {
+				return err
+			}
+		}
+		data, err := l.client.Status(folder, &imap.StatusOptions{UIDValidity: true, UIDNext: true}).Wait()
+		if err == nil {
+			validity, next = data.UIDValidity, data.UIDNext
+		}
+		return err
+	})
+	return validity, next, err
+}
+
 // logMail is a mail of the folder.
 type logMail struct {
 	uid     imap.UID

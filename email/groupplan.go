@@ -23,18 +23,17 @@ const (
 	// checkpointAfter is after how many records the first member writes a checkpoint; each one after it waits for
 	// checkpointSpread more.
 	checkpointAfter, checkpointSpread = 100, 40
-	// keepAliveLog is how often the log is looked at when there is no reason to, so that the connection lives.
-	keepAliveLog = 5 * time.Minute
 	// recentDone is how many messages are told again when the log has been lost.
 	recentDone = claim.MaxKeys
 )
 
 // plan is what to do next.
 type plan struct {
-	look bool          // into the log
-	end  bool          // leave the group
-	wait time.Duration // if there is nothing to do
-	poke bool          // the receiver has room again
+	look  bool          // into the log
+	check bool          // that the log is still there
+	end   bool          // leave the group
+	wait  time.Duration // if there is nothing to do
+	poke  bool          // the receiver has room again
 }
 
 // within shortens the wait.
@@ -44,7 +43,8 @@ func (p *plan) within(d time.Duration) { p.wait = min(p.wait, max(d, time.Millis
 func (g *group) plan(now time.Time) (p plan) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	p = plan{wait: keepAliveLog, look: g.stale}
+	p = plan{wait: claim.CheckEvery - now.Sub(g.checked), look: g.stale}
+	p.check = p.wait <= 0
 	if g.pending != nil {
 		return p
 	}
@@ -73,10 +73,7 @@ func (g *group) plan(now time.Time) (p plan) {
 		g.pending = s
 	case closing || len(g.seats) == 0 && len(g.items) == 0:
 		p.end = true
-	case now.Sub(g.read) >= keepAliveLog:
-		p.look = true
 	}
-	p.within(keepAliveLog - now.Sub(g.read))
 	if g.inbox.refused && g.current() && len(g.seats) > 0 && g.inbox.candidates <= g.window()/2 {
 		g.inbox.refused = false
 		p.poke = true
@@ -216,6 +213,9 @@ func (g *group) dueCandidates(now time.Time, p *plan) []*item {
 		}
 		ahead := min(len(g.ahead(it.key)), claimRanks)
 		at := it.since.Add(time.Duration(ahead) * claimDelay)
+		if g.state.OnHold(it.uid) {
+			at = later(at, g.clock.Add(time.Duration(g.state.Hold-g.state.Now)*time.Second))
+		}
 		switch {
 		case now.Before(at):
 			p.within(at.Sub(now))

@@ -16,6 +16,8 @@ import (
 const (
 	// idleLogAfter is how long the log has to be quiet before IDLE is worth it.
 	idleLogAfter = 50 * time.Millisecond
+	// newsPause is how long what others write is left unread while nothing is to be done.
+	newsPause = 100 * time.Millisecond
 	// askPeriod is how long a new member waits for others to write the state down that it can't find, and
 	// askPause between two looks.
 	askPeriod, askPause = 3 * time.Second, 200 * time.Millisecond
@@ -108,7 +110,7 @@ func (g *group) lose() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.state.Start != 0 {
-		g.lost = g.state.Again()
+		g.lost = g.state
 	}
 	g.state, g.next, g.reclaim = new(claim.State), 1, true
 	if g.pending != nil {
@@ -136,7 +138,7 @@ func (g *group) load(ctx context.Context) error {
 			return err
 		}
 	}
-	g.hello = true
+	g.hello, g.lost, g.checked = true, nil, time.Now()
 	return nil
 }
 
@@ -159,9 +161,13 @@ func (g *group) found(ctx context.Context) error {
 	if g.state.Start != 0 {
 		return nil
 	}
-	begin := g.lost
-	if begin == nil {
-		begin = claim.Fresh(g.position.validity, uint32(g.position.next))
+	begin := claim.Fresh(g.position.validity, uint32(g.position.next))
+	if g.lost != nil {
+		_, below, err := g.log.status(ctx, "INBOX")
+		if err != nil {
+			return err
+		}
+		begin = g.lost.Again(uint32(below))
 	}
 	if err := g.say(ctx, &claim.Record{State: begin}); err != nil {
 		return err
@@ -205,6 +211,8 @@ func (g *group) serve(ctx context.Context) error {
 			return nil
 		case p.look:
 			err = g.look(ctx)
+		case p.check:
+			err = g.check(ctx)
 		default:
 			err = g.rest(ctx, p.wait)
 		}
@@ -275,6 +283,19 @@ func (g *group) write(ctx context.Context) error {
 	return errNotThere
 }
 
+// check sees whether the log is still there, and whether there is something new in it.
+func (g *group) check(ctx context.Context) error {
+	validity, next, err := g.log.status(ctx, g.log.name)
+	if err != nil {
+		return err
+	}
+	if validity != g.validity {
+		return errReplaced
+	}
+	g.checked, g.stale = time.Now(), next > g.next
+	return nil
+}
+
 // bye leaves the group, so that the others need not wait for the lease to end.
 func (g *group) bye(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, leaveTimeout)
@@ -297,7 +318,7 @@ func (g *group) rest(ctx context.Context, wait time.Duration) error {
 			return nil
 		case <-g.log.news:
 			g.stale = true
-			return nil
+			return g.pause(ctx)
 		case <-g.log.client.Closed():
 			return fmt.Errorf("connection lost")
 		case <-g.closing:
@@ -307,16 +328,28 @@ func (g *group) rest(ctx context.Context, wait time.Duration) error {
 		case <-timer.C:
 		}
 		if wait -= idleLogAfter; idle || wait <= 0 {
-			g.stale = g.stale || g.log.idling != nil // notifications get lost
 			return nil
 		}
 		if g.watching() && g.log.canIdle {
-			if wait = min(wait, safetyPeriod*2); !g.enterIdle(ctx) {
+			if !g.enterIdle(ctx) {
 				return nil
 			}
 		}
 		timer.Reset(wait)
 	}
+}
+
+// pause lets others write more before it is read, unless there is something to do here.
+func (g *group) pause(ctx context.Context) error {
+	timer := time.NewTimer(newsPause)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-g.wake:
+	case <-g.closing:
+	case <-ctx.Done():
+	}
+	return ctx.Err()
 }
 
 // enterIdle rests in IDLE, if the server lets it.

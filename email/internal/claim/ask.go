@@ -5,6 +5,7 @@ import (
 	"hash/fnv"
 	"math"
 	"slices"
+	"time"
 )
 
 // Standing is how it stands with a message.
@@ -116,9 +117,17 @@ func (s *State) Unread(mails map[uint32]Key) uint32 {
 // is in the inbox from a UID on.
 func Fresh(validity, next uint32) *State { return &State{Validity: validity, Read: next} }
 
-// Again returns the state that a new log begins with, if this one's has been lost.
-func (s *State) Again() *State {
+// CheckEvery is how often a member has to see whether the log is still there.
+const CheckEvery = time.Minute
+
+// Again returns the state that a new log begins with, if this one's has been lost. What is in the inbox below
+// a UID is held back for a while.
+func (s *State) Again(below uint32) *State {
 	again := *s
-	again.UID = 0
+	again.UID, again.Below = 0, below
 	return &again
 }
+
+// OnHold reports whether the message with a UID can't be claimed yet, if nobody has
+// claimed it before.
+func (s *State) OnHold(uid uint32) bool { return uid < s.Below && s.Now < s.Hold && len(s.Silent) > 0 }

@@ -198,9 +198,21 @@ func TestLostLog(t *testing.T) {
 	l.add(Record{Member: "a", Number: 3, Done: []Key{"k"}})
 	n := &log{at: 200}
 	n.add(Record{Member: "c", Number: 1, Claims: []Claim{{"i", 7}}})
-	n.add(Record{Member: "a", Number: 4, State: l.Again()})
+	n.add(Record{Member: "a", Number: 4, State: l.Again(9)})
 	n.add(Record{Member: "b", Number: 1, State: Fresh(1, 9)}) // comes too late
 	n.add(Record{Member: "b", Number: 2, Recall: []Key{"i", "j"}})
+	if len(n.Silent) != 1 {
+		t.Errorf("silent: %v", n.Silent)
+	}
+	n.add(Record{Member: "b", Number: 3, Claims: []Claim{{"h", 8}, {"g", 9}}})
+	if !n.Lost("b", "h") || n.Lost("b", "g") {
+		t.Error("what may have been handled is not held back")
+	}
+	n.add(Record{Member: "a", Number: 5})
+	n.add(Record{Member: "b", Number: 4, Claims: []Claim{{"h", 8}}})
+	if n.Lost("b", "h") {
+		t.Error("what has not been handled is held back for ever")
+	}
 	if n.Standing("k", "b") != Settled || n.Standing("j", "a") != Mine || n.Standing("i", "a") != Settled || n.Read != 5 {
 		t.Errorf("%+v", n.State)
 	}

@@ -18,6 +18,9 @@ const (
 	maxMembers, fewMembers = 1 << 10, 1 << 5
 	// silence is after how many seconds a member that has nothing counts as gone.
 	silence = 3600
+	// holdSeconds is for how long messages are held back at most after a log has been lost. Everybody has
+	// to notice that within CheckEvery.
+	holdSeconds = 90
 )
 
 // State is what the records up to one of them amount to. The zero value is the state before the first record.
@@ -33,6 +36,13 @@ type State struct {
 	Read     uint32 `json:"read"`
 	// Limit is, after the inbox was renumbered, behind what has to be looked at again.
 	Limit uint32 `json:"limit,omitempty"`
+
+	// Below and Hold are set in the state that a new log begins with because one has been lost: what is in the inbox
+	// below the UID may have been handled by the Silent members, and can't be claimed before they have said what they have done,
+	// or that time has come.
+	Below  uint32          `json:"below,omitempty"`
+	Hold   int64           `json:"hold,omitempty"`
+	Silent map[string]bool `json:"silent,omitempty"`
 
 	Members map[string]*Member `json:"members,omitempty"`
 	Open    map[Key]*Open      `json:"open,omitempty"`
@@ -126,6 +136,9 @@ func (s *State) apply(e Entry) {
 		return // it has come before
 	}
 	m.Number, m.Until, m.Seen, m.Lost = r.Number, s.Now+r.Lease, e.UID, nil
+	if !r.Ask && (r.State == nil || r.State.UID != 0) {
+		delete(s.Silent, r.Member)
+	}
 	s.settle(r, m)
 	s.move(r)
 	for _, c := range r.Claims {
@@ -165,6 +178,12 @@ func (s *State) begin(r *Record) bool {
 	s.tick(now)
 	if s.Start == 0 {
 		s.Start = max(now, 1)
+	}
+	if s.Below != 0 {
+		s.Hold, s.Silent = s.Now+holdSeconds, make(map[string]bool)
+		for name := range s.Members {
+			s.Silent[name] = true
+		}
 	}
 	return true
 }
@@ -222,7 +241,7 @@ func (s *State) settle(r *Record, m *Member) {
 		}
 	}
 	for _, key := range r.Recall {
-		if o := s.Open[key]; o == nil || !s.held(o) {
+		if o := s.Open[key]; o == nil || o.Member == r.Member || !s.held(o) {
 			finish(key)
 		}
 	}
@@ -257,7 +276,7 @@ func (s *State) claim(r *Record, c Claim) bool {
 		o.UID = c.UID // found again, whoever gets it
 	}
 	switch {
-	case o == nil && (s.Settled.has(c.Key) || len(s.Open) >= MaxOpen):
+	case o == nil && (s.Settled.has(c.Key) || len(s.Open) >= MaxOpen || s.OnHold(c.UID)):
 		return false
 	case o == nil:
 		if s.Open == nil {
@@ -313,7 +332,7 @@ func (s *State) prune() {
 
 // check says what is wrong with a state that was read, and completes it.
 func (s *State) check() error {
-	if len(s.Members) > maxMembers+1 || len(s.Open) > MaxOpen || len(s.Dead) > MaxDead || s.Validity == 0 || s.UID != 0 && s.Start == 0 {
+	if max(len(s.Members), len(s.Silent)) > maxMembers+1 || len(s.Open) > MaxOpen || len(s.Dead) > MaxDead || s.Validity == 0 || s.UID != 0 && s.Start == 0 {
 		return errors.New("a state out of bounds")
 	}
 	for name, m := range s.Members {
