@@ -172,7 +172,12 @@ func (r *run) cause(ctx context.Context, f fault) {
 	case <-timer.C:
 	case <-ctx.Done():
 	}
+	// A server that does not come up at once on a busy machine must not stay away for good.
 	err := f.end()
+	for try := 1; err != nil && try < 5; try++ {
+		r.note(history.Fault, f.name, err)
+		err = f.end()
+	}
 	if f.outage || err != nil {
 		r.note(history.Back, f.name, err)
 	}
@@ -181,7 +186,11 @@ func (r *run) cause(ctx context.Context, f fault) {
 // note puts a fault into the history.
 func (r *run) note(kind history.Kind, name string, err error) {
 	if err != nil {
-		kind, name = history.Fault, "failed: "+name+": "+err.Error()
+		kind, name = history.Fault, "(failed) "+name
+		if r.Progress != nil {
+			// Nothing depends on it.
+			_, _ = fmt.Fprintf(r.Progress, "%s: %v\n", name, err)
+		}
 	}
 	// If the history can't be written the workers end, and the run fails.
 	_ = r.log.Add(history.Event{Kind: kind, Text: name})
