@@ -4,6 +4,7 @@ import (
 	"context"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/postbus/postbus/email"
 	"github.com/postbus/postbus/email/mailserver"
@@ -43,6 +44,7 @@ func TestConformanceOnMail(t *testing.T) {
 			return o
 		},
 		Features: transporttest.Features{Ordered: true, Last: true, Deduplicates: true, Group: true, OwnGroups: true},
+		Timeout:  2 * time.Minute, // it is a slow test for a machine that does others at the same time
 	})
 }
 

@@ -130,7 +130,7 @@ func (r *received) deliver(d transport.Delivery) {
 
 // await waits until everything that was acknowledged has come, and looks at the rest.
 func (r *received) await(t *testing.T, acknowledged map[string]bool) {
-	timeout := time.After(30 * time.Second)
+	timeout := time.After(2 * time.Minute)
 	for missing := 1; missing > 0; {
 		missing = len(acknowledged)
 		r.mu.Lock()
