@@ -124,6 +124,39 @@
 // answer or request that a person has written to another node looks foreign here.
 // Messages that nobody here wants, and reports of mail servers, are never touched.
 //
+// # Groups
+//
+// The members of a group (transport.Interest.Group) in all nodes that share the account share its messages. What
+// they agree on is in a folder of the mailbox, postbus-group-NAME-HASH, with HASH standing for kind and
+// name: every member appends records of what it claims, has done or gives back, in JSON that a person can
+// read. The order of the UIDs, which servers keep, is the order of the records for everybody, so all members know
+// who has which message; the time that counts is the server's (INTERNALDATE). The account must
+// be allowed to create folders; if it is not, that is logged, once, and tried again.
+//
+// What is guaranteed: of the members one has a message at a time. When Ack has returned nil no other
+// member ever gets the message, nor another mail of it (the same publisher and number, or else the
+// same Message-ID); a repeated request is dropped, for the member that has handled it has answered it. A member that
+// dies, or can't reach the server for the time of its lease, loses what it had not settled to others, without
+// any new mail having to arrive; if it lives on and settles such a message, Ack returns an error. Nothing is lost
+// while there is no member: the group goes on where it was. A group begins with what
+// arrives after its first member has stated its interest. Unsettled deliveries go to others at once when a
+// node is closed, and after the lease when only the interest was stopped.
+//
+// What is not: the order of messages is given up; a handler whose lease ends while it runs can't be
+// interrupted, so for that time two may work on the same message, of which one's Ack counts; a
+// clock of the server that is set forward ends leases early. What has been handled is remembered for 1024
+// publishers and 4096 messages without a number. A message that is deleted from the inbox before a
+// member has read it is lost to the group, which is logged.
+//
+// A member rests in one command a minute while nothing happens. It has an IMAP connection of its own for each group
+// (Dovecot allows ten for each user and address by default). All interests of one node in a group
+// are one member. A claim costs an APPEND and a FETCH, for many messages at once when there are many. Checkpoints replace old
+// records, so the folder stays at a few hundred mails.
+//
+// If somebody deletes the folder the members begin a new one with what they remember, and say so in the
+// log. Messages that one of them may have handled are then held back until all have said what they have
+// done, for 90 s at most. What a dead member had done alone, in the moment before, may be handled again.
+//
 // # Retention
 //
 // The inbox keeps what has been received, unless the option retention says that finished messages
