@@ -1,0 +1,165 @@
+package email_test
+
+import (
+	"context"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/postbus/postbus/email"
+	"github.com/postbus/postbus/email/mailserver"
+	"github.com/postbus/postbus/email/wire"
+	"github.com/postbus/postbus/transport"
+)
+
+// full is a server whose inbox holds that many messages on other topics, and the newest
+// hundred of which a half is on /t.
+func full(t testing.TB, mails int) *mailserver.Server {
+	t.Helper()
+	server, err := mailserver.Start(mailserver.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { server.Close() })
+	address := server.Accounts()[0].Address
+	gid := transport.NewGID()
+	for n := range mails {
+		m := &transport.Message{Kind: transport.TopicMessage, Name: "/other", Body: []byte("x")}
+		if mails-n <= 100 && n%2 == 0 {
+			m.Name = "/t"
+		}
+		m.Info.PublisherGID, m.Info.Sequence, m.Info.SourceTime = gid, uint64(n+1), time.Now()
+		m.ID = transport.NewID(gid, uint64(n+1), "test")
+		raw, err := wire.Encode(m, wire.Envelope{From: address, To: []string{address}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := server.Deliver(address, raw); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return server
+}
+
+// costs are how long things take at a mailbox.
+type costs struct{ open, latency, resume, last time.Duration }
+
+// measure finds out, as the best of some tries.
+func measure(t testing.TB, server *mailserver.Server) costs {
+	t.Helper()
+	best := costs{time.Hour, time.Hour, time.Hour, time.Hour}
+	account := server.Accounts()[0]
+	state := filepath.Join(t.TempDir(), "state")
+	config := email.Config{SMTP: server.SMTPURL(), IMAP: server.IMAPURL(), Username: account.Address, Password: account.Password, To: []string{account.Address}, State: state}
+	gid := transport.NewGID()
+	sequence := uint64(0)
+	send := func(c *email.Carrier) {
+		t.Helper()
+		sequence++
+		m := &transport.Message{Kind: transport.TopicMessage, Name: "/t", Body: []byte("x")}
+		m.Info.PublisherGID, m.Info.Sequence, m.Info.SourceTime = gid, sequence, time.Now()
+		m.ID = transport.NewID(gid, sequence, "test")
+		if err := c.Send(t.Context(), m); err != nil {
+			t.Fatal(err)
+		}
+	}
+	open := func() *email.Carrier {
+		t.Helper()
+		c, err := email.Open(t.Context(), config, email.Options{Logger: quiet})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	receive := func(c *email.Carrier, interest transport.Interest) <-chan transport.Delivery {
+		t.Helper()
+		got := make(chan transport.Delivery, 1000)
+		interest.Kind, interest.Name = transport.TopicMessage, "/t"
+		if _, err := c.Receive(interest, func(d transport.Delivery) { got <- d }); err != nil {
+			t.Fatal(err)
+		}
+		return got
+	}
+	await := func(got <-chan transport.Delivery, n int) {
+		t.Helper()
+		for range n {
+			select {
+			case d := <-got:
+				if d.Settler != nil {
+					if err := d.Settler.Ack(); err != nil {
+						t.Fatal(err)
+					}
+				}
+			case <-time.After(timeout):
+				t.Fatal("a message did not come")
+			}
+		}
+	}
+	for range 10 {
+		start := time.Now()
+		c := open()
+		got := receive(c, transport.Interest{})
+		send(c)
+		await(got, 1)
+		best.open = min(best.open, time.Since(start))
+		for range 20 {
+			start = time.Now()
+			send(c)
+			await(got, 1)
+			best.latency = min(best.latency, time.Since(start))
+		}
+		durable := receive(c, transport.Interest{Durable: "d", GapWait: -1})
+		last := receive(c, transport.Interest{Last: 20})
+		start = time.Now()
+		await(last, 20)
+		best.last = min(best.last, time.Since(start))
+		send(c)
+		await(durable, 1)
+		if err := c.Close(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+		config.State = ""
+		away := open()
+		for range 10 {
+			send(away)
+		}
+		if err := away.Close(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+		config.State = state
+		start = time.Now()
+		c = open()
+		await(receive(c, transport.Interest{Durable: "d", GapWait: -1}), 10)
+		best.resume = min(best.resume, time.Since(start))
+		if err := c.Close(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return best
+}
+
+// TestFullMailbox: what is in the mailbox makes no difference. The number is large enough to show whatever
+// looks at all of it; BenchmarkFullMailbox has ten times as many.
+func TestFullMailbox(t *testing.T) {
+	compareFull(t, 20_000)
+}
+
+// BenchmarkFullMailbox compares an empty mailbox with one that has 200,000 old mails.
+func BenchmarkFullMailbox(b *testing.B) {
+	for b.Loop() {
+		compareFull(b, 200_000)
+	}
+}
+
+func compareFull(t testing.TB, mails int) {
+	few, many := measure(t, full(t, 100)), measure(t, full(t, mails))
+	for _, cost := range []struct {
+		what      string
+		few, many time.Duration
+	}{{"open to first message", few.open, many.open}, {"latency", few.latency, many.latency}, {"durable resume", few.resume, many.resume}, {"last 20", few.last, many.last}} {
+		t.Logf("%-22s %10v with 100 mails, %10v with %d", cost.what, cost.few, cost.many, mails)
+		if cost.many > 2*cost.few+2*time.Millisecond {
+			t.Errorf("%s: %v, and %v with %d mails", cost.what, cost.few, cost.many, mails)
+		}
+	}
+}
