@@ -2,6 +2,7 @@ package email_test
 
 import (
 	"context"
+	"fmt"
 	"path/filepath"
 	"testing"
 	"time"
@@ -47,7 +48,7 @@ type costs struct{ open, latency, resume, last time.Duration }
 // measure finds out, as the best of some tries.
 func measure(t testing.TB, server *mailserver.Server) costs {
 	t.Helper()
-	best := costs{time.Hour, time.Hour, time.Hour, time.Hour}
+	best := slowest
 	account := server.Accounts()[0]
 	state := filepath.Join(t.TempDir(), "state")
 	config := email.Config{SMTP: server.SMTPURL(), IMAP: server.IMAPURL(), Username: account.Address, Password: account.Password, To: []string{account.Address}, State: state}
@@ -95,7 +96,7 @@ func measure(t testing.TB, server *mailserver.Server) costs {
 			}
 		}
 	}
-	for range 10 {
+	for range 5 {
 		start := time.Now()
 		c := open()
 		got := receive(c, transport.Interest{})
@@ -151,15 +152,32 @@ func BenchmarkFullMailbox(b *testing.B) {
 	}
 }
 
+// compareFull fails if something takes more than twice as long at a full mailbox, as the best of many tries.
 func compareFull(t testing.TB, mails int) {
-	few, many := measure(t, full(t, 100)), measure(t, full(t, mails))
-	for _, cost := range []struct {
-		what      string
-		few, many time.Duration
-	}{{"open to first message", few.open, many.open}, {"latency", few.latency, many.latency}, {"durable resume", few.resume, many.resume}, {"last 20", few.last, many.last}} {
-		t.Logf("%-22s %10v with 100 mails, %10v with %d", cost.what, cost.few, cost.many, mails)
-		if cost.many > 2*cost.few+2*time.Millisecond {
-			t.Errorf("%s: %v, and %v with %d mails", cost.what, cost.few, cost.many, mails)
-		}
+	small, large := full(t, 100), full(t, mails)
+	few, many := slowest, slowest
+	for try := 0; try < 5 && (try == 0 || !few.flat(many)); try++ {
+		few, many = few.best(measure(t, small)), many.best(measure(t, large))
 	}
+	t.Logf("with    100 mails: %v", few)
+	t.Logf("with %6d mails: %v", mails, many)
+	if !few.flat(many) {
+		t.Error("a full mailbox costs more than twice as much")
+	}
+}
+
+var slowest = costs{time.Hour, time.Hour, time.Hour, time.Hour}
+
+func (c costs) best(d costs) costs {
+	return costs{min(c.open, d.open), min(c.latency, d.latency), min(c.resume, d.resume), min(c.last, d.last)}
+}
+
+// flat reports whether d is not much more than c; what is a matter of less than two milliseconds is no matter.
+func (c costs) flat(d costs) bool {
+	const noise = 2 * time.Millisecond
+	return d.open <= 2*c.open+noise && d.latency <= 2*c.latency+noise && d.resume <= 2*c.resume+noise && d.last <= 2*c.last+noise
+}
+
+func (c costs) String() string {
+	return fmt.Sprintf("open to first message %v, latency %v, durable resume %v, last 20 %v", c.open, c.latency, c.resume, c.last)
 }

@@ -72,6 +72,7 @@ type service struct {
 // run is the time from a service's start to its stop.
 type run struct {
 	service   *service
+	ctx       context.Context // ends with it
 	cancel    context.CancelFunc
 	listeners []net.Listener
 	protocols []protocol
@@ -90,7 +91,7 @@ func (s *service) start() error {
 		return nil
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	r := &run{service: s, cancel: cancel, conns: make(map[*conn]struct{})}
+	r := &run{service: s, ctx: ctx, cancel: cancel, conns: make(map[*conn]struct{})}
 	for i := range s.endpoints {
 		e := &s.endpoints[i]
 		l, err := net.Listen("tcp", e.addr)
@@ -172,7 +173,14 @@ func (s *service) addr(security security) string {
 	return ""
 }
 
-// listener turns away connections that are too many.
+// The pauses after a connection that could not be accepted, growing from one to the next.
+const (
+	shortestAcceptPause = 5 * time.Millisecond
+	longestAcceptPause  = time.Second
+)
+
+// listener turns away connections that are too many, and outlasts those that can't be accepted: when the
+// process has too many open files, or the client has gone again.
 type listener struct {
 	net.Listener
 	run      *run
@@ -181,10 +189,22 @@ type listener struct {
 
 // Accept implements net.Listener.
 func (l *listener) Accept() (net.Conn, error) {
+	pause := shortestAcceptPause
 	for {
 		accepted, err := l.Listener.Accept()
-		if err != nil {
+		if errors.Is(err, net.ErrClosed) {
 			return nil, err
+		}
+		if err != nil {
+			if pause == shortestAcceptPause {
+				l.run.service.failed(err)
+			}
+			select {
+			case <-time.After(pause):
+			case <-l.run.ctx.Done():
+			}
+			pause = min(2*pause, longestAcceptPause)
+			continue
 		}
 		if c := l.run.admit(accepted); c != nil {
 			return c, nil

@@ -71,7 +71,7 @@ func (s *Server) newService(name Service) *service {
 		idle:    s.cfg.IdleTimeout,
 		stats:   &s.stats.smtp,
 		newBase: s.newSMTP,
-		failed:  func(err error) { s.log.Error("listening failed", "service", name.String(), "err", err) },
+		failed:  func(err error) { s.log.Error("accepting connections failed", "service", name.String(), "err", err) },
 	}
 	direct, upgraded := s.cfg.SMTPAddr, s.cfg.SMTPStartTLSAddr
 	if name == SMTP {
