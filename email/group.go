@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/emersion/go-imap/v2"
@@ -48,6 +49,7 @@ type group struct {
 	position position // in the inbox, when the interest was stated
 	wake     chan struct{}
 	closing  chan struct{}
+	renewed  atomic.Pointer[time.Time] // when the last record that was applied was first written; written by the loop
 
 	mu    sync.Mutex
 	state *claim.State // changed by the loop only
@@ -64,11 +66,10 @@ type group struct {
 
 	// The rest belongs to the loop.
 	log        *logFolder
-	validity   uint32   // of the log; 0 before it has been opened
-	next       imap.UID // of the log's mails, to be read
-	number     uint64   // of the last record
-	pending    *sent    // it may be in the log, or not
-	renewed    time.Time
+	validity   uint32    // of the log; 0 before it has been opened
+	next       imap.UID  // of the log's mails, to be read
+	number     uint64    // of the last record
+	pending    *sent     // it may be in the log, or not
 	read       time.Time // when the log was last read, and clock when there was something new
 	clock      time.Time
 	hello      bool         // the others are to know this member

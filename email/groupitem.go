@@ -3,6 +3,7 @@ package email
 import (
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/postbus/postbus/email/internal/claim"
@@ -40,7 +41,7 @@ type item struct {
 	since   time.Time // when it was offered, or when to try again
 	seat    *seat
 	attempt int
-	taken   bool // another member has got it
+	taken   atomic.Bool // another member has got it; written with group.mu held
 
 	outcome outcome
 	delay   time.Duration
@@ -50,7 +51,7 @@ type item struct {
 	err     error
 }
 
-var _ transport.Settler = (*item)(nil)
+var _ transport.LeasedSettler = (*item)(nil)
 
 var errTaken = errors.New("email: another member of the group has taken the message over, because the lease had ended")
 
@@ -78,6 +79,9 @@ func (it *item) Nack(delay time.Duration, reason string) {
 // Term implements transport.Settler.
 func (it *item) Term(reason string) { it.settle(outcomeDead, 0, reason) }
 
+// Lost implements transport.LeasedSettler.
+func (it *item) Lost() bool { return it.taken.Load() || !it.group.holds() }
+
 // settle notes what became of a message that was delivered. It returns false if that has been said before.
 func (it *item) settle(v outcome, delay time.Duration, reason string) bool {
 	g := it.group
@@ -99,7 +103,7 @@ func (it *item) decide(v outcome, delay time.Duration, reason string) {
 		it.seat.busy--
 	}
 	switch {
-	case it.taken:
+	case it.taken.Load():
 		g.finish(it, errTaken)
 	case g.over:
 		g.finish(it, errGroupClosed)
@@ -128,7 +132,7 @@ func (g *group) deliver() {
 	}
 	var deliveries []delivery
 	g.mu.Lock()
-	if time.Since(g.renewed) < g.lease {
+	if g.holds() {
 		for _, it := range g.sorted(stageHeld) {
 			if it.message == nil || it.outcome != 0 {
 				continue
@@ -148,6 +152,13 @@ func (g *group) deliver() {
 	for _, d := range deliveries {
 		d.seat.deliver(d.Delivery)
 	}
+}
+
+// holds reports whether the lease lasts, so that nobody else can have got what the member
+// has. It takes no lock.
+func (g *group) holds() bool {
+	renewed := g.renewed.Load()
+	return renewed != nil && time.Since(*renewed) < g.lease
 }
 
 // freeSeat returns the seat with the most room, but not the one to be avoided if there is

@@ -92,7 +92,8 @@ func (g *group) settlePending() {
 	if s == nil || g.state.Start == 0 || !g.state.Applied(g.member, s.record.Number) {
 		return
 	}
-	g.pending, g.hello, g.renewed = nil, false, s.first
+	g.pending, g.hello = nil, false
+	g.renewed.Store(&s.first)
 	if s.checkpoint {
 		g.wanted = false
 	}
@@ -101,7 +102,7 @@ func (g *group) settlePending() {
 		g.inbox.refused = true // it was until now
 	}
 	for _, c := range s.record.Claims {
-		g.claimed(c, g.state.Lost(g.member, c.Key))
+		g.claimed(c)
 	}
 	for _, it := range s.items {
 		g.onRecord(it)
@@ -112,28 +113,30 @@ func (g *group) settlePending() {
 	}
 }
 
-// claimed notes what has become of a claim. g.mu is held.
-func (g *group) claimed(c claim.Claim, lost bool) {
+// claimed notes what has become of a claim. Records of others that were read together with it may have changed
+// that again. g.mu is held.
+func (g *group) claimed(c claim.Claim) {
 	it := g.items[c.Key]
-	switch {
-	case it == nil || it.stage != stageClaiming:
-		// Claimed once more; sift sees to it.
-	case lost && g.state.Standing(c.Key, g.member) == claim.Unknown:
-		it.stage, it.since = stageCandidate, time.Now().Add(time.Second)
-		g.inbox.candidates++
-		if it.message != nil {
-			g.inbox.bytes += len(it.message.Body)
-		}
-	case lost:
-		g.due[c.Key] = due{at: time.Now().Add(claimDelay)}
-		delete(g.items, c.Key)
-	default:
+	if it == nil || it.stage != stageClaiming {
+		return // claimed once more; sift sees to it
+	}
+	switch g.state.Standing(c.Key, g.member) {
+	case claim.Mine:
 		it.stage, it.attempt = stageHeld, g.state.Open[c.Key].Attempts
 		delete(g.due, c.Key)
 		for _, other := range g.ahead(c.Key) {
 			g.absent[other] = g.state.Members[other].Seen
 		}
 		g.inbox.fetch = g.inbox.fetch || it.message == nil
+	case claim.Unknown:
+		it.stage, it.since = stageCandidate, time.Now().Add(time.Second)
+		g.inbox.candidates++
+		if it.message != nil {
+			g.inbox.bytes += len(it.message.Body)
+		}
+	default:
+		g.due[c.Key] = due{at: time.Now().Add(claimDelay)}
+		delete(g.items, c.Key)
 	}
 }
 
@@ -179,11 +182,11 @@ func (g *group) sift() {
 			if o := g.state.Open[key]; standing == claim.Settled || o != nil && o.UID != 0 {
 				g.drop(it)
 			}
-		case it.stage == stageClaiming || g.reclaim || standing == claim.Mine || it.outcome != 0 || it.taken:
+		case it.stage == stageClaiming || g.reclaim || standing == claim.Mine || it.outcome != 0 || it.taken.Load():
 		case it.stage == stageHeld:
 			delete(g.items, key)
 		default:
-			it.taken = true
+			it.taken.Store(true)
 			g.groups.logger.Warn("email: another member of a group has taken a message over that is being handled here", "mailbox", g.groups.address, "group", g.interest.Group, "message", key)
 		}
 	}

@@ -127,7 +127,7 @@ func (g *group) planSettled(s *sent) {
 func (g *group) planLapsed(now time.Time, p *plan) {
 	for _, it := range g.items {
 		switch {
-		case it.outcome != 0 || it.taken:
+		case it.outcome != 0 || it.taken.Load():
 		case it.stage == stageHeld && len(g.seats) == 0:
 			it.decide(outcomeUntried, 0, "")
 		case it.stage == stageDelivered && !it.seat.stopped.IsZero():
@@ -145,8 +145,12 @@ func (g *group) planRenewal(now time.Time, p *plan) bool {
 		return true
 	}
 	for _, it := range g.items {
-		if it.stage > stageClaiming && !it.taken {
-			left := g.renewed.Add(g.lease / 3).Sub(now)
+		if it.stage > stageClaiming && !it.taken.Load() {
+			renewed := g.renewed.Load()
+			if renewed == nil {
+				return true
+			}
+			left := renewed.Add(g.lease / 3).Sub(now)
 			p.within(left)
 			return left <= 0
 		}

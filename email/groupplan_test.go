@@ -16,7 +16,8 @@ func TestGroupRests(t *testing.T) {
 	g.state.Advance([]claim.Entry{{UID: 1, At: now, Record: &claim.Record{Member: "other", Number: 1, Lease: 30, Validity: 1, State: claim.Fresh(1, 1)}}})
 	g.seats = []*seat{{inFlight: 1, most: 1}}
 	g.inbox.begun, g.inbox.validity = true, 1
-	g.checked, g.read, g.clock, g.renewed = now, now, now, now
+	g.checked, g.read, g.clock = now, now, now
+	g.renewed.Store(&now)
 	if p := g.plan(now); p.look || p.check || p.end || g.pending != nil || p.wait != claim.CheckEvery {
 		t.Errorf("a member with nothing to do: %+v, %v", p, g.pending)
 	}
