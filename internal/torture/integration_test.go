@@ -36,10 +36,10 @@ func TestRealFaults(t *testing.T) {
 	o.Load = torture.Load{Messages: 600, Calls: 50, Publishers: 1, Outboxes: 1, Plains: 1, Durables: 1, Members: 2, Clients: 1, Servers: 1,
 		ServerMode: history.Durable, Lease: 5 * time.Second, MaxBody: 4000, Every: 20 * time.Millisecond,
 		// Postfix tries again after five to ten seconds what Dovecot could not take, and lets later mail pass.
-		GapWait: 30 * time.Second}
+		GapWait: time.Minute}
 	o.Faults = []string{"all"}
-	o.FaultEvery = time.Second
+	o.FaultEvery = 2 * time.Second
 	o.Duration = time.Minute
-	o.Patience = 40 * time.Second
+	o.Patience = 100 * time.Second
 	run(t, o)
 }
