@@ -89,7 +89,9 @@ type Interest struct {
 	// back. Carriers that keep the order by nature hold nothing back.
 	GapWait time.Duration
 	// Gap, if set, is called when messages were waited for in vain. One that comes after
-	// all is delivered then. Gap is called as deliver is, and does not block.
+	// all is delivered then. What is below the first message that has come of a publisher may be from
+	// before the interest: it is reported only if it comes after all, right before it is delivered. So nothing
+	// comes out of order that has not been reported. Gap is called as deliver is, and does not block.
 	Gap func(Gap)
 
 	// Last asks for the newest messages of the name from before the interest, at most so

@@ -43,7 +43,8 @@ type Options struct {
 // Sequencer passes on the topic messages of one interest: each once, and each publisher's in the
 // order of their numbers. When one is missing it holds back those behind it for
 // a while. Then it reports the gap and goes on; should the missing one come after all, it
-// is passed on late, for to lose it would be worse. Messages without a number pass as they come.
+// is passed on late, for to lose it would be worse. What is below the first message of a publisher
+// that has come is no gap, for it may be from before, until it does come: then it is reported and passed on. Messages without a number pass as they come.
 //
 // Calls of Deliver and Gap come one at a time. All methods may be called concurrently,
 // but not from Deliver and Gap.
@@ -68,6 +69,9 @@ type stream struct {
 	gid  transport.GID
 	next uint64 // the number expected; 0 if nothing has passed yet, and nothing is known
 	held []held // in the order of their numbers, all above next
+	// first is the number that the first contact was with, when nothing had come before it in
+	// time. Nobody has been told that those below are missing.
+	first uint64
 }
 
 type held struct {
@@ -104,8 +108,10 @@ func (s *Sequencer) Offer(d transport.Delivery) bool {
 	st := s.stream(key.Publisher, n)
 	switch {
 	case n == 1 && st.next == 0, st.next != 0 && n <= st.next:
-		if n >= st.next { // else it is late
+		if n >= st.next {
 			st.next = n + 1
+		} else if n < st.first { // it is late, and that is no news only for gaps that were reported
+			s.report(st.gid, n, n)
 		}
 		s.pass(d)
 		s.passReady(st)
@@ -269,6 +275,8 @@ func (s *Sequencer) giveUp(st *stream, last uint64) {
 		first := st.held[0].number
 		if st.next != 0 {
 			s.report(st.gid, st.next, first-1)
+		} else {
+			st.first = first
 		}
 		st.next = first
 		s.passReady(st)
