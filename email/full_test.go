@@ -13,16 +13,30 @@ import (
 	"github.com/postbus/postbus/transport"
 )
 
-// full is a server whose inbox holds that many messages on other topics, and the newest
+// full returns how to reach a server whose inbox holds that many messages on other topics, and the newest
 // hundred of which a half is on /t.
-func full(t testing.TB, mails int) *mailserver.Server {
+func full(t testing.TB, mails int) email.Config {
 	t.Helper()
 	server, err := mailserver.Start(mailserver.Config{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { server.Close() })
-	address := server.Accounts()[0].Address
+	account := server.Accounts()[0]
+	fill(mails, func(m *transport.Message) {
+		raw, err := wire.Encode(m, wire.Envelope{From: account.Address, To: []string{account.Address}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := server.Deliver(account.Address, raw); err != nil {
+			t.Fatal(err)
+		}
+	})
+	return email.Config{SMTP: server.SMTPURL(), IMAP: server.IMAPURL(), Username: account.Address, Password: account.Password, To: []string{account.Address}}
+}
+
+// fill calls put with that many messages.
+func fill(mails int, put func(*transport.Message)) {
 	gid := transport.NewGID()
 	for n := range mails {
 		m := &transport.Message{Kind: transport.TopicMessage, Name: "/other", Body: []byte("x")}
@@ -31,27 +45,19 @@ func full(t testing.TB, mails int) *mailserver.Server {
 		}
 		m.Info.PublisherGID, m.Info.Sequence, m.Info.SourceTime = gid, uint64(n+1), time.Now()
 		m.ID = transport.NewID(gid, uint64(n+1), "test")
-		raw, err := wire.Encode(m, wire.Envelope{From: address, To: []string{address}})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := server.Deliver(address, raw); err != nil {
-			t.Fatal(err)
-		}
+		put(m)
 	}
-	return server
 }
 
 // costs are how long things take at a mailbox.
 type costs struct{ open, latency, resume, last time.Duration }
 
 // measure finds out, as the best of some tries.
-func measure(t testing.TB, server *mailserver.Server) costs {
+func measure(t testing.TB, config email.Config) costs {
 	t.Helper()
 	best := slowest
-	account := server.Accounts()[0]
 	state := filepath.Join(t.TempDir(), "state")
-	config := email.Config{SMTP: server.SMTPURL(), IMAP: server.IMAPURL(), Username: account.Address, Password: account.Password, To: []string{account.Address}, State: state}
+	config.State = state
 	gid := transport.NewGID()
 	sequence := uint64(0)
 	send := func(c *email.Carrier) {

@@ -1,0 +1,64 @@
+//go:build integration
+
+package email_test
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"strings"
+	"testing"
+
+	"github.com/emersion/go-imap/v2"
+	"github.com/emersion/go-imap/v2/imapclient"
+
+	"github.com/postbus/postbus/email/wire"
+	"github.com/postbus/postbus/transport"
+)
+
+// BenchmarkRealFullMailbox compares a mailbox of Dovecot with the same one when 10,000 more
+// mails are in it.
+func BenchmarkRealFullMailbox(b *testing.B) {
+	const mails = 10_000
+	config, _ := real(b)
+	config.To = []string{config.Username}
+	pool := x509.NewCertPool()
+	pool.AppendCertsFromPEM(config.CA)
+	client, err := imapclient.DialTLS(strings.TrimPrefix(config.IMAP, "imaps://"), &imapclient.Options{TLSConfig: &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer client.Close()
+	if err := client.Login(config.Username, config.Password).Wait(); err != nil {
+		b.Fatal(err)
+	}
+	for b.Loop() {
+		before := measure(b, config)
+		var uids imap.UIDSet
+		fill(mails, func(m *transport.Message) {
+			raw, err := wire.Encode(m, wire.Envelope{From: config.Username, To: config.To})
+			if err != nil {
+				b.Fatal(err)
+			}
+			c := client.Append("INBOX", int64(len(raw)), nil)
+			_, _ = c.Write(raw)
+			_ = c.Close()
+			data, err := c.Wait()
+			if err != nil {
+				b.Fatal(err)
+			}
+			uids.AddNum(data.UID)
+		})
+		after := measure(b, config)
+		b.Logf("before:           %v", before)
+		b.Logf("with %d more: %v", mails, after)
+		if _, err := client.Select("INBOX", nil).Wait(); err != nil {
+			b.Fatal(err)
+		}
+		if err := client.Store(uids, &imap.StoreFlags{Op: imap.StoreFlagsAdd, Silent: true, Flags: []imap.Flag{imap.FlagDeleted}}, nil).Close(); err != nil {
+			b.Fatal(err)
+		}
+		if err := client.UIDExpunge(uids).Close(); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
