@@ -208,11 +208,15 @@ func (d *durable) takeBack() {
 // newSequencer makes the sequencer of an interest, and returns the letters that an earlier one has held back.
 func (d *durable) newSequencer(interest transport.Interest) (again []*letter) {
 	passed := d.memory.Clone()
+	first := make(map[transport.GID]uint64) // of each publisher what is not settled
 	for _, l := range d.letters {
-		switch l.state {
-		case held:
+		switch {
+		case l.state == held:
 			again = append(again, l)
-		case ready, handed, delayed:
+			lower(first, l.key)
+		case l.state == absent && !l.nacked: // it is going to be offered
+			lower(first, l.key)
+		default:
 			passed.Add(l.key, sourceTime(l))
 		}
 	}
@@ -222,6 +226,7 @@ func (d *durable) newSequencer(interest transport.Interest) (again []*letter) {
 		Deliver: func(delivery transport.Delivery) { d.release(delivery.Settler.(slip).letter) },
 		Gap:     interest.Gap,
 	})
+	d.sequencer.Expect(first)
 	return again
 }
 

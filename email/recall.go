@@ -140,12 +140,15 @@ func (l *latecomer) recall(found []recalled) {
 func expectFirst(s *order.Sequencer, found []recalled) {
 	first := make(map[transport.GID]uint64)
 	for _, f := range found {
-		if k := order.KeyOf(f.message); k.Sequence != 0 && (first[k.Publisher] == 0 || k.Sequence < first[k.Publisher]) {
-			first[k.Publisher] = k.Sequence
-		}
+		lower(first, order.KeyOf(f.message))
 	}
-	for gid, n := range first {
-		s.Expect(gid, n)
+	s.Expect(first)
+}
+
+// lower notes a number if it is the lowest of its publisher.
+func lower(first map[transport.GID]uint64, k order.Key) {
+	if n := first[k.Publisher]; k.Sequence != 0 && (n == 0 || k.Sequence < n) {
+		first[k.Publisher] = k.Sequence
 	}
 }
 

@@ -37,6 +37,7 @@ type receiver struct {
 	remembered func(validity uint32) (from imap.UID, open []imap.UID)
 
 	wake   chan struct{} // capacity one: look now
+	work   chan struct{} // capacity one: somebody waits for the connection
 	start  time.Time
 	active atomic.Int64 // time of the last sign of life, since start
 	cancel context.CancelFunc
@@ -67,7 +68,7 @@ func (r *receiver) open(ctx context.Context) error {
 	r.live = reader{receiver: r, audience: liveAudience{r}, cursor: cursor{validity: s.validity, next: s.next}}
 	r.feeds.set(s.validity, s.next)
 	r.rescan.looked = time.Now()
-	r.wake = make(chan struct{}, 1)
+	r.wake, r.work = make(chan struct{}, 1), make(chan struct{}, 1)
 	r.done = make(chan struct{})
 	r.start = time.Now()
 	r.skips.chore = chore{apply: r.skips.sort, mails: "skipped mails", done: "marked or moved"}
@@ -99,6 +100,7 @@ func (r *receiver) touch() { r.active.Store(int64(time.Since(r.start))) }
 // expect makes the loop look for a message that is likely to come.
 func (r *receiver) expect() {
 	r.touch()
+	signal(r.work)
 	signal(r.wake)
 }
 
@@ -127,16 +129,18 @@ func (r *receiver) reconnect(ctx context.Context) bool {
 		return true
 	}
 	since := time.Now()
+	last := since // the last attempt
 	refused := false
 	for {
-		delay := backoff.Delay(r.failed + 1)
+		wait := func() bool { return r.pause(ctx, backoff.Delay(r.failed+1), last) }
 		if refused {
-			delay = refusedDelay // more tries get the account locked
+			wait = func() bool { return sleep(ctx, refusedDelay) } // more tries get the account locked
 		}
-		if !sleep(ctx, delay) {
+		if !wait() {
 			return false
 		}
 		r.failed++
+		last = time.Now()
 		s, err := r.connect(ctx)
 		if err == nil {
 			r.session = s
@@ -148,8 +152,27 @@ func (r *receiver) reconnect(ctx context.Context) bool {
 		}
 		r.logger.Debug("email: reconnecting failed", "mailbox", r.address, "attempts", r.failed, "error", err)
 	}
+	select {
+	case <-r.work: // what was waiting need not
+	default:
+	}
 	r.logger.Info("email: connection for receiving is back", "mailbox", r.address, "after", time.Since(since).Round(time.Millisecond))
 	return true
+}
+
+// pause waits between two attempts to connect. When there is work it waits no longer than
+// backoff.Least after the last attempt. It returns false when ctx ends.
+func (r *receiver) pause(ctx context.Context, delay time.Duration, last time.Time) bool {
+	timer := time.NewTimer(delay)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-r.work:
+		return sleep(ctx, min(delay, time.Until(last.Add(backoff.Least))))
+	case <-ctx.Done():
+		return false
+	}
 }
 
 func (r *receiver) disconnect() {

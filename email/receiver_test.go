@@ -289,6 +289,39 @@ func TestOutage(t *testing.T) {
 	})
 }
 
+// TestWorkCutsBackOffShort: whoever begins to wait for an answer does not wait for the whole delay
+// that a long outage has led to.
+func TestWorkCutsBackOffShort(t *testing.T) {
+	withScript(t, nil, func(t *scriptTest) {
+		t.script.mu.Lock()
+		t.script.refuse = 1000
+		t.script.mu.Unlock()
+		t.script.conns[0].Close()
+		time.Sleep(5 * time.Minute)
+		t.script.mu.Lock()
+		before := t.script.refuse
+		t.script.mu.Unlock()
+		for range 100 {
+			t.receiver.expect()
+			time.Sleep(100 * time.Millisecond)
+		}
+		t.script.mu.Lock()
+		attempts := before - t.script.refuse
+		t.script.refuse = 0
+		t.script.mu.Unlock()
+		if attempts < 6 || attempts > 10 {
+			t.Errorf("%d attempts in ten seconds of work, want one a second", attempts)
+		}
+		t.script.addMessages(1, 1)
+		t.receiver.expect()
+		start := time.Now()
+		t.want(1, 1)
+		if late := time.Since(start); late > time.Second {
+			t.Errorf("back after %v", late)
+		}
+	})
+}
+
 // TestOddInboxes: what servers and other clients do to the inbox.
 func TestOddInboxes(t *testing.T) {
 	answer := func(f func(c *scriptConn, mails []scriptMail, from, to, partial int)) func(*scriptConn, string, []string) bool {

@@ -120,13 +120,17 @@ func (s *Sequencer) Offer(d transport.Delivery) bool {
 	return s.hold(st, d, n)
 }
 
-// Expect says that number n is the first of a publisher that is going to be offered.
-func (s *Sequencer) Expect(gid transport.GID, n uint64) {
+// Expect says which number of each of these publishers is the first that is going to be offered.
+func (s *Sequencer) Expect(first map[transport.GID]uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if n > 0 && n < math.MaxUint64 && s.wait >= 0 && !s.stopped {
-		st := s.stream(gid, n)
-		if st.next = n; len(st.held) > 0 {
+	if s.wait < 0 || s.stopped {
+		return
+	}
+	for gid, n := range first {
+		if n > 0 && n < math.MaxUint64 {
+			st := s.stream(gid, n)
+			st.next = n
 			s.passReady(st)
 		}
 	}

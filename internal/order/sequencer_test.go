@@ -254,7 +254,7 @@ func TestSequencerGoesOn(t *testing.T) {
 		r.Offer(transport.Delivery{Message: message(1, 13)})
 		time.Sleep(2 * wait)
 		synctest.Wait()
-		r.Expect(gid(2), 1000)
+		r.Expect(map[transport.GID]uint64{gid(2): 1000})
 		r.Offer(transport.Delivery{Message: message(2, 1001)})
 		r.Offer(transport.Delivery{Message: message(2, 1000)})
 		if !slices.Equal(r.numbers()[5:], []uint64{13, 1000, 1001}) || len(r.gaps) != 1 || r.gaps[0].First != 11 {
