@@ -40,6 +40,7 @@
 //	  keep: 10000                      # or not among so many of the newest mails
 //	limits:
 //	  max-body: 16777216               # bytes
+//	state: state.db                    # what durable interests remember; one file for one node
 //	outbox:                            # keep messages on disk until they are sent
 //	  file: outbox.db                  # (package transport/outbox); the others
 //	  max-entries: 100000              # have these defaults
@@ -103,10 +104,22 @@
 //
 // # What is delivered
 //
-// Everything that arrives in the inbox after Open, in the order of its arrival there,
-// each mail once. Mail servers may shuffle and, rarely, duplicate mail on its way;
-// the carrier does not undo that. Messages of this program's own are received like
+// Everything that arrives in the inbox after Open. Messages of this program's own are received like
 // others if they are addressed to its account.
+//
+// Mail servers shuffle mail on its way and, when a connection breaks at the wrong moment, it is sent twice. An
+// interest in topic messages gets each message once, and those of each publisher in the
+// order of their numbers: what is behind a missing one is held back for Interest.GapWait, then the gap is reported and
+// passed; should the missing message come after all, it is delivered late, for to lose it would be
+// worse. Of a publisher that is heard of for the first time nobody knows whether earlier messages
+// are still on their way: if its number is not above 512, the first message waits as for a gap, else a quarter of
+// that, and no gap is reported before it. At most 4096 messages or 64 MiB are held back. Messages without a number
+// (people's, rmw_email's) come as they arrive, and are known again by their Message-ID. Each interest remembers 16,384 publishers
+// and as many Message-IDs, those of the latest messages. Requests that are not durable, and answers, are delivered as they come.
+//
+// Interest.Last asks for the newest messages from before: the mailbox is searched backwards, 20,000
+// mails at most, and what is found comes first, in order, without a gap or a repetition between it and
+// what is new.
 //
 // While nobody has stated an interest, what arrives is passed over: an interest is for
 // what comes after it.
@@ -123,6 +136,33 @@
 // some client expunges it. The option is for an account that one node has for itself: an
 // answer or request that a person has written to another node looks foreign here.
 // Messages that nobody here wants, and reports of mail servers, are never touched.
+//
+// # Durable interests
+//
+// What a durable name has handled is kept in the state file (Config.State), a place in the inbox with it. When the name is used again,
+// by the same program or another, also after a crash, everything that has arrived meanwhile is delivered, and
+// before that what had been delivered and not settled. The first use begins with what arrives from then on, or with
+// Interest.Last messages. A name is for one Kind and Name; used for others it fails with transport.ErrInUse.
+//
+// What is guaranteed: when Ack has returned nil the message is not delivered again, nor another mail of it (the same
+// publisher and number, or else the same Message-ID), whatever happens to the process, the machine or the connection; a
+// request that is sent again is delivered with Repeated set. All else is delivered until it is settled. The messages of each publisher come in order, also
+// after a restart; one that was given back by Nack gives up its place, and so does one whose
+// gap was passed. Attempt counts over restarts; a delivery that ends with the process counts if it has lasted for 20 ms. Only Nack makes a
+// dead letter of a message, for a program may be killed often without the message being the reason.
+//
+// A message that can't be handled is kept as a dead letter in the state file, with the reason: see Carrier.State, OpenState and the command
+// postbus durable. A delay of Nack is not kept over a restart: the message comes at once then.
+//
+// What is not: a message that is deleted from the mailbox before it is settled is lost once it is not in memory, which is logged. Beyond 16,384
+// publishers and as many messages without a number those that have been silent for longest are forgotten; if they are
+// repeated then they are delivered again. A mail with neither number nor Message-ID can't be told from a
+// repetition after the inbox was renumbered: what is older than the last look counts as handled. Without its state file a
+// name begins anew.
+//
+// A durable interest takes from the mailbox what it can handle: InFlight messages, and 256 or 16 MiB more. The rest
+// stays there and is read in portions when there is room, which delays nobody else. Only what is delivered through an account's own connection is
+// shown to Options.OnMail; what a durable interest reads to catch up is not, nor is it counted in Carrier.Skipped.
 //
 // # Groups
 //
@@ -221,9 +261,17 @@
 // arrived meanwhile is delivered, nothing twice. The loss and the return are logged,
 // once each.
 //
-// If the server renumbers the inbox (a new UIDVALIDITY, or UIDs that go back), the
-// carrier can't tell new mail from old. It says so in the log and goes on with what
-// arrives from then on.
+// When there is work, an interest stated or a request sent, the next attempt
+// comes a second after the last, whatever the delay in force.
+//
+// If the server renumbers the inbox (a new UIDVALIDITY), or restores an older state of it (UIDs
+// that go back), UIDs do not mean what they meant. Then everything that has arrived since the receiver last
+// looked, and in the day before (SEARCH SINCE), is read again and compared with what each interest remembers: what it
+// knows, or may have had to forget, is not delivered again, nor what is older than the interest. For
+// interests that are not durable, a message of a publisher they have not heard of counts as older when it says that it was published more than an
+// hour before the interest; so a restored mailbox in which all mails look new floods nobody. What was
+// deleted from the mailbox is not received. A mailbox that is restored and grows beyond its former size while the receiver is
+// not connected, under the same UIDVALIDITY, goes unnoticed; servers are to change it (RFC 9051 section 2.3.1.1).
 //
 // A silent server is a lost one: each command must be answered, or make progress,
 // within 30 seconds, the end of a mail within two minutes.

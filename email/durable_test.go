@@ -6,12 +6,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -74,9 +76,13 @@ func TestDurableChild(t *testing.T) {
 	if err := json.Unmarshal([]byte(text), &c); err != nil {
 		t.Fatal(err)
 	}
+	go func() {
+		_, _ = io.Copy(io.Discard, os.Stdin)
+		os.Exit(1) // nobody is there any more to kill it
+	}()
 	got, _ := receive(t, open(t, c), durableOnT)
 	for d := range got { // until it is killed
-		fmt.Printf("got %d %d\n", d.Message.Info.Sequence, d.Attempt)
+		fmt.Printf("got %d\n", d.Message.Info.Sequence)
 		if err := d.Ack(); err != nil {
 			fmt.Println("error", err)
 		}
@@ -98,64 +104,86 @@ func TestDurableKilled(t *testing.T) {
 		t.Fatal(err)
 	}
 	const total, kills = 300, 8
-	go func() {
+	var publishing sync.WaitGroup
+	publishing.Go(func() {
 		for range total {
 			b.send()
 		}
-	}()
-	acked, lowest := make(map[uint64]bool), uint64(1)
-	for n := 0; len(acked) < total; n++ {
-		child := exec.Command(os.Args[0], "-test.run=^TestDurableChild$")
-		child.Env = append(os.Environ(), childConfig+"="+string(text))
-		child.Stderr = os.Stderr
-		out, err := child.StdoutPipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := child.Start(); err != nil {
-			t.Fatal(err)
-		}
-		after := total
-		if n < kills {
-			after = 1 + rand.IntN(2*total/kills)
-		}
-		for lines := bufio.NewScanner(out); lines.Scan(); {
-			var seq uint64
-			var attempt int
-			switch text := lines.Text(); {
-			case strings.HasPrefix(text, "error"):
-				t.Error(text)
-			case scan(text, "got %d %d", &seq, &attempt):
-				if acked[seq] || seq < lowest {
-					t.Errorf("process %d got message %d, attempt %d, acknowledged before: %v", n, seq, attempt, acked[seq])
-				}
-			case scan(text, "acked %d", &seq):
-				acked[seq], lowest = true, seq
-				after--
-			}
-			if after <= 0 || len(acked) == total {
-				break
-			}
-		}
-		if err := child.Process.Kill(); err != nil {
-			t.Fatal(err)
-		}
-		// What it has still written counts, too.
-		for lines := bufio.NewScanner(out); lines.Scan(); {
-			var seq uint64
-			if scan(lines.Text(), "acked %d", &seq) {
-				acked[seq], lowest = true, seq
-			}
-		}
-		_ = child.Wait() // it was killed
+	})
+	k := killed{acked: make(map[uint64]bool)}
+	for n := 0; n < kills; n++ {
+		k.run(t, string(text), 1+rand.IntN(total/kills))
 	}
-	again := open(t, config)
-	got, _ := receive(t, again, durableOnT)
+	// The rest is received here, and a message behind all others.
+	publishing.Wait()
 	b.send()
-	if d := got.next(t); d.Message.Info.Sequence != total+1 {
-		t.Errorf("after all has been acknowledged message %d came", d.Message.Info.Sequence)
+	again := open(t, config)
+	defer closeCarrier(t, again)
+	got, _ := receive(t, again, durableOnT)
+	for {
+		d := got.next(t)
+		ack(t, d)
+		n := d.Message.Info.Sequence
+		k.got(t, n)
+		if k.acked[n] = true; n == total+1 {
+			break
+		}
 	}
-	closeCarrier(t, again)
+	// Of one that was got and has not come again nobody knows that Ack had returned.
+	if missing := total + 1 - len(k.acked); missing > kills {
+		t.Errorf("%d messages have got lost", missing-kills)
+	}
+}
+
+// killed is what has been seen of a subscriber that was killed again and again.
+type killed struct {
+	acked map[uint64]bool
+	last  uint64 // that it got
+}
+
+// got checks that a message may come: not one that was acknowledged, nor one before that.
+func (k *killed) got(t *testing.T, n uint64) {
+	t.Helper()
+	if k.acked[n] || n != k.last && n != k.last+1 {
+		t.Errorf("message %d came after %d, acknowledged before: %v", n, k.last, k.acked[n])
+	}
+	k.last = n
+}
+
+// run runs the subscriber until it has acknowledged so many messages, and kills it.
+func (k *killed) run(t *testing.T, config string, count int) {
+	t.Helper()
+	child := exec.Command(os.Args[0], "-test.run=^TestDurableChild$")
+	child.Env = append(os.Environ(), childConfig+"="+config)
+	child.Stderr = os.Stderr
+	out, err := child.StdoutPipe()
+	if err == nil {
+		_, err = child.StdinPipe()
+	}
+	if err == nil {
+		err = child.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	for lines := bufio.NewScanner(out); lines.Scan(); {
+		var n uint64
+		switch text := lines.Text(); {
+		case strings.HasPrefix(text, "error"):
+			t.Error(text)
+		case scan(text, "got %d", &n):
+			k.got(t, n)
+		case scan(text, "acked %d", &n):
+			k.acked[n] = true
+			count--
+		}
+		if count == 0 { // what it has written after that counts, too
+			if err := child.Process.Kill(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	_ = child.Wait() // it was killed
 }
 
 func scan(text, format string, into ...any) bool {

@@ -159,7 +159,7 @@ They are sent by the next program that opens the outbox.
 			}
 			return a.withOutbox(*file, func(f *outbox.File) error {
 				n, err := f.Retry(selected)
-				return a.reportCount(n, len(args), "dead letter", "to be sent once more", err)
+				return a.reportCount(n, len(args), "dead letter", "to be sent once more", "postbus outbox list", err)
 			})
 		},
 	}
@@ -189,7 +189,7 @@ are never sent.
 			}
 			return a.withOutbox(*file, func(f *outbox.File) error {
 				n, err := f.Purge(selected)
-				return a.reportCount(n, len(args), "message", "deleted", err)
+				return a.reportCount(n, len(args), "message", "deleted", "postbus outbox list", err)
 			})
 		},
 	}
@@ -216,12 +216,12 @@ func numbered(args []string) (func(outbox.Entry) bool, error) {
 
 // reportCount says how many messages something was done with. It is an error if that are
 // less than were named.
-func (a *app) reportCount(n, named int, what, done string, err error) error {
+func (a *app) reportCount(n, named int, what, done, list string, err error) error {
 	if err != nil {
 		return err
 	}
 	if n < named {
-		err = fmt.Errorf("%d of the %d numbers are not there: 'postbus outbox list' shows those that are", named-n, named)
+		err = fmt.Errorf("%d of the %d numbers are not there: '%s' shows those that are", named-n, named, list)
 	}
 	if n != 1 {
 		what += "s"

@@ -1,0 +1,244 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/postbus/postbus/email"
+	"github.com/postbus/postbus/transport"
+)
+
+func (a *app) durableCommand() *cobra.Command {
+	file := ""
+	cmd := group("durable", "See and change what durable names remember",
+		`What is read with a durable name (--durable, pubsub.Durable) goes on where it was. How far that is, is kept in
+the state file: the key state of the configuration, or --file. These commands are for one that no
+running program has open.
+
+A message that could not be handled is a dead letter: it stays in the file with the reason, and is
+not delivered any more until 'retry' says so.`,
+		"  postbus durable list\n  postbus durable retry monitor/17\n  postbus durable purge monitor",
+		a.durableListCommand(&file), a.durableRetryCommand(&file), a.durablePurgeCommand(&file), a.durableForgetCommand(&file))
+	cmd.PersistentFlags().StringVar(&file, "file", "", "the state in `FILE` instead of the configuration's")
+	_ = cmd.MarkPersistentFlagFilename("file") // the flag exists
+	return cmd
+}
+
+// withState opens the state file for f.
+func (a *app) withState(path string, f func(*email.State) error) error {
+	if path == "" {
+		config, err := a.config()
+		if err != nil {
+			return err
+		}
+		if path = config.State; path == "" {
+			return errors.New("the configuration has no state file: set state in it, or use --file")
+		}
+	}
+	state, err := email.OpenState(path)
+	switch {
+	case errors.Is(err, transport.ErrInUse):
+		return fmt.Errorf("%w; end that program first", err)
+	case errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("%w: no program has used it yet", err)
+	case err != nil:
+		return err
+	}
+	return errors.Join(f(state), state.Close())
+}
+
+func (a *app) durableListCommand(file *string) *cobra.Command {
+	var dead, asJSON bool
+	cmd := &cobra.Command{
+		Use:   "list",
+		Short: "List the durable names, or the dead letters",
+		Long: `List prints a line for each durable name: what it is for, since when, how many messages were read and not
+settled, and how many dead letters it has. With --dead it prints a line for each dead letter instead, with
+the reason; what stands at its beginning is what 'retry' and 'purge' take. With --json there are all details.
+
+` + exitCodes,
+		Example:           "  postbus durable list\n  postbus durable list --dead --json",
+		Args:              noArgs,
+		ValidArgsFunction: cobra.NoFileCompletions,
+		RunE: func(*cobra.Command, []string) error {
+			return a.withState(*file, func(s *email.State) error {
+				if dead {
+					return a.listDeadLetters(s, asJSON)
+				}
+				return a.listDurables(s, asJSON)
+			})
+		},
+	}
+	cmd.Flags().BoolVar(&dead, "dead", false, "the dead letters")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "a JSON object for each, on a line of its own")
+	return cmd
+}
+
+// durableJSON is what "durable list --json" prints. Its members are part of the command
+// line's interface.
+type durableJSON struct {
+	Name    string    `json:"name"`
+	Kind    string    `json:"kind"`
+	Pattern string    `json:"pattern"`
+	Since   time.Time `json:"since"`
+	Current time.Time `json:"current"`
+	Open    int       `json:"open"`
+	Dead    int       `json:"dead"`
+	Again   int       `json:"again,omitempty"`
+}
+
+func (a *app) listDurables(s *email.State, asJSON bool) error {
+	names, err := s.Durables()
+	if err != nil {
+		return err
+	}
+	table := tabwriter.NewWriter(a.stdout, 0, 0, 2, ' ', 0)
+	for i, d := range names {
+		if asJSON {
+			j := durableJSON{d.Name, d.Kind.String(), d.Pattern, d.Since.UTC(), d.Current.UTC(), d.Open, d.Dead, d.Again}
+			if err := json.NewEncoder(a.stdout).Encode(j); err != nil {
+				return err
+			}
+			continue
+		}
+		if i == 0 {
+			fmt.Fprintln(table, "NAME\tKIND\tFOR\tSINCE\tOPEN\tDEAD")
+		}
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%d\t%d\n", d.Name, d.Kind, d.Pattern, d.Since.Local().Format(time.DateTime), d.Open, d.Dead)
+	}
+	return table.Flush()
+}
+
+// deadLetterJSON is what "durable list --dead --json" prints. Its members are part of the command
+// line's interface.
+type deadLetterJSON struct {
+	Letter    string    `json:"letter"`
+	Name      string    `json:"name,omitempty"`
+	Kind      string    `json:"kind,omitempty"`
+	MessageID string    `json:"message_id,omitempty"`
+	From      string    `json:"from,omitempty"`
+	Bytes     int       `json:"bytes"`
+	Died      time.Time `json:"died,omitzero"`
+	Reason    string    `json:"reason"`
+	Attempts  int       `json:"attempts"`
+}
+
+func (a *app) listDeadLetters(s *email.State, asJSON bool) error {
+	table := tabwriter.NewWriter(a.stdout, 0, 0, 2, ' ', 0)
+	lines := 0
+	for letter, err := range s.DeadLetters() {
+		if err != nil {
+			return err
+		}
+		j := deadLetterJSON{Letter: fmt.Sprintf("%s/%d", letter.Durable, letter.Number), Died: letter.Time.UTC(), Reason: letter.Reason, Attempts: letter.Attempts}
+		if m := letter.Message; m != nil {
+			j.Name, j.Kind, j.MessageID, j.From, j.Bytes = m.Name, m.Kind.String(), m.ID.String(), m.From, len(m.Body)
+		}
+		if asJSON {
+			if err := json.NewEncoder(a.stdout).Encode(j); err != nil {
+				return err
+			}
+			continue
+		}
+		if lines++; lines == 1 {
+			fmt.Fprintln(table, "LETTER\tDIED\tATTEMPTS\tBYTES\tNAME\tREASON")
+		}
+		fmt.Fprintf(table, "%s\t%s\t%d\t%d\t%s\t%s\n", j.Letter, letter.Time.Local().Format(time.DateTime), j.Attempts, j.Bytes, j.Name,
+			strings.Join(strings.Fields(displayable([]byte(j.Reason))), " "))
+	}
+	return table.Flush()
+}
+
+func (a *app) durableRetryCommand(file *string) *cobra.Command {
+	return &cobra.Command{
+		Use:   "retry [NAME[/NUMBER]]...",
+		Short: "Let dead letters be delivered once more",
+		Long: `Retry has these dead letters, all of these durable names, or all there are, delivered once more, as if for the
+first time, by the next program that uses the durable name.
+
+` + exitCodes,
+		Example:           "  postbus durable retry\n  postbus durable retry monitor/17 monitor/18",
+		ValidArgsFunction: cobra.NoFileCompletions,
+		RunE: func(_ *cobra.Command, args []string) error {
+			return a.changeDeadLetters(*file, args, "to be delivered once more", (*email.State).Retry)
+		},
+	}
+}
+
+func (a *app) durablePurgeCommand(file *string) *cobra.Command {
+	all := false
+	cmd := &cobra.Command{
+		Use:   "purge NAME[/NUMBER]... | --all",
+		Short: "Delete dead letters",
+		Long: `Purge deletes these dead letters, those of these durable names, or all there are.
+
+` + exitCodes,
+		Example:           "  postbus durable purge monitor/17\n  postbus durable purge --all",
+		ValidArgsFunction: cobra.NoFileCompletions,
+		RunE: func(_ *cobra.Command, args []string) error {
+			if (len(args) > 0) == all {
+				return usageErrorf("either dead letters and durable names, or --all is needed")
+			}
+			return a.changeDeadLetters(*file, args, "deleted", (*email.State).Purge)
+		},
+	}
+	cmd.Flags().BoolVar(&all, "all", false, "all dead letters")
+	return cmd
+}
+
+// changeDeadLetters does something with the dead letters that the arguments name.
+func (a *app) changeDeadLetters(file string, args []string, done string, change func(*email.State, func(email.DeadLetter) bool) (int, error)) error {
+	wanted := make(map[string]bool)
+	letters := 0
+	for _, arg := range args {
+		if _, number, ok := strings.Cut(arg, "/"); ok {
+			if _, err := strconv.ParseUint(number, 10, 64); err != nil {
+				return usageErrorf("%q is no dead letter; 'postbus durable list --dead' shows them", arg)
+			}
+			letters++
+		}
+		wanted[arg] = true
+	}
+	var selected func(email.DeadLetter) bool
+	if len(args) > 0 {
+		selected = func(l email.DeadLetter) bool { return wanted[l.Durable] || wanted[fmt.Sprintf("%s/%d", l.Durable, l.Number)] }
+	}
+	return a.withState(file, func(s *email.State) error {
+		n, err := change(s, selected)
+		return a.reportCount(n, letters, "dead letter", done, "postbus durable list --dead", err)
+	})
+}
+
+func (a *app) durableForgetCommand(file *string) *cobra.Command {
+	return &cobra.Command{
+		Use:   "forget NAME...",
+		Short: "Delete durable names that are not used any more",
+		Long: `Forget deletes durable names with all that is remembered of them, their dead letters too. Who uses
+such a name again begins anew.
+
+` + exitCodes,
+		Example:           "  postbus durable forget monitor",
+		ValidArgsFunction: cobra.NoFileCompletions,
+		RunE: func(_ *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return usageErrorf("the durable names are needed; 'postbus durable list' shows them")
+			}
+			return a.withState(*file, func(s *email.State) error {
+				for _, name := range args {
+					if err := s.Forget(name); err != nil {
+						return err
+					}
+				}
+				return nil
+			})
+		},
+	}
+}
