@@ -25,7 +25,6 @@ type life struct {
 	t        testing.TB
 	receiver *receiver
 	durables *durables
-	log      *strings.Builder
 }
 
 func newLife(t testing.TB, s *script, path string, log io.Writer) *life {

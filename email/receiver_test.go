@@ -309,7 +309,7 @@ func TestWorkCutsBackOffShort(t *testing.T) {
 		attempts := before - t.script.refuse
 		t.script.refuse = 0
 		t.script.mu.Unlock()
-		if attempts < 6 || attempts > 10 {
+		if attempts < 6 || attempts > 12 {
 			t.Errorf("%d attempts in ten seconds of work, want one a second", attempts)
 		}
 		t.script.addMessages(1, 1)

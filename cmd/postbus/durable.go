@@ -209,7 +209,9 @@ func (a *app) changeDeadLetters(file string, args []string, done string, change 
 	}
 	var selected func(email.DeadLetter) bool
 	if len(args) > 0 {
-		selected = func(l email.DeadLetter) bool { return wanted[l.Durable] || wanted[fmt.Sprintf("%s/%d", l.Durable, l.Number)] }
+		selected = func(l email.DeadLetter) bool {
+			return wanted[l.Durable] || wanted[fmt.Sprintf("%s/%d", l.Durable, l.Number)]
+		}
 	}
 	return a.withState(file, func(s *email.State) error {
 		n, err := change(s, selected)
