@@ -43,14 +43,12 @@ func TestConformance(t *testing.T) {
 		group  bool
 	}{
 		{name: "own mailboxes"},
-		{name: "shared mailbox", group: true, adjust: func(c *email.Config, s *mailserver.Server) {
+		{name: "shared mailbox, STARTTLS", config: mailserver.Config{TLS: true}, group: true, adjust: func(c *email.Config, s *mailserver.Server) {
 			account := s.Accounts()[0]
 			c.Username, c.Password, c.To = account.Address, account.Password, []string{account.Address}
-		}},
-		{name: "TLS", config: mailserver.Config{TLS: true}},
-		{name: "STARTTLS", config: mailserver.Config{TLS: true}, adjust: func(c *email.Config, s *mailserver.Server) {
 			c.SMTP, c.IMAP = s.SMTPStartTLSURL(), s.IMAPStartTLSURL()
 		}},
+		{name: "TLS", config: mailserver.Config{TLS: true}},
 	} {
 		t.Run(mode.name, func(t *testing.T) {
 			var groups sync.Map  // of *group by testing.TB

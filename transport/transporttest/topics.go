@@ -164,9 +164,8 @@ func exactNames(e *env) {
 	for _, name := range all {
 		boxes[name] = b.topic(name)
 	}
-	src := newSource()
 	for _, name := range all {
-		src.publish(a, name, name)
+		newSource().publish(a, name, name) // as a publisher has one name
 	}
 	for _, box := range boxes {
 		box.atLeast(1)
@@ -188,9 +187,8 @@ func patterns(e *env) {
 	for _, pattern := range []string{">", "*", "*.*", "a.*", "a.>", "*.b", "*.b.>", "a.*.c", "/>", "/*", "/a/*", "/a/>", "/*/b", "a.b"} {
 		boxes[pattern] = b.topic(pattern)
 	}
-	src := newSource()
 	for _, name := range all {
-		src.publish(a, name, name)
+		newSource().publish(a, name, name)
 	}
 	want := make(map[string][]string)
 	for pattern, box := range boxes {
