@@ -84,6 +84,7 @@ type group struct {
 		tries int
 	}
 	failing bool
+	opened  time.Time // when the log could be used, in this session
 }
 
 // due is when to claim a message again; back that it was given back untried, so that others come first.

@@ -30,25 +30,45 @@ func (g *group) run(ctx context.Context) {
 	defer g.end()
 	for failed := 0; ; {
 		start := time.Now()
+		g.opened = time.Time{}
 		err := g.session(ctx)
 		if err == nil || ctx.Err() != nil || g.isClosing() {
 			return
 		}
-		if time.Since(start) > backoff.Longest {
+		// As in receiver.disconnect, only what lasts shows that the trouble is over.
+		if !g.opened.IsZero() && time.Since(g.opened) >= backoff.Least {
 			failed = 0
 		}
 		failed++
 		g.complain(err, failed)
-		delay := backoff.Delay(failed)
-		if errors.Is(err, transport.ErrRefused) {
-			delay = max(delay, refusedDelay) // more tries get the account locked
+		if !g.backOff(ctx, failed, start, errors.Is(err, transport.ErrRefused)) {
+			return
 		}
+	}
+}
+
+// backOff waits before the next session, after so many that have failed. When there is something to do it
+// waits no longer than backoff.Least from start on, when the last one began. It returns false if the
+// group is closed first.
+func (g *group) backOff(ctx context.Context, failed int, start time.Time, refused bool) bool {
+	delay := backoff.Delay(failed)
+	wake := g.wake
+	if refused {
+		delay, wake = max(delay, refusedDelay), nil // more tries get the account locked
+	}
+	timer := time.NewTimer(delay)
+	defer timer.Stop()
+	for {
 		select {
-		case <-time.After(delay):
+		case <-timer.C:
+			return true
+		case <-wake:
+			wake = nil
+			timer.Reset(min(delay, time.Until(start.Add(backoff.Least))))
 		case <-g.closing:
-			return
+			return false
 		case <-ctx.Done():
-			return
+			return false
 		}
 	}
 }
@@ -96,6 +116,7 @@ func (g *group) session(ctx context.Context) error {
 	if err := g.load(ctx); err != nil {
 		return err
 	}
+	g.opened = time.Now()
 	if g.failing {
 		g.failing = false
 		g.groups.logger.Info("email: the log of a group can be used again", "mailbox", g.groups.address, "group", g.interest.Group)

@@ -179,8 +179,9 @@ func (r *receiver) disconnect() {
 	if r.session == nil {
 		return
 	}
-	// Only a connection that lasts shows that the trouble is over.
-	if time.Since(r.session.opened) > backoff.Longest {
+	// Only a connection that lasts shows that the trouble is over. So there is no more than one in
+	// backoff.Least, however long the trouble is.
+	if time.Since(r.session.opened) >= backoff.Least {
 		r.failed = 0
 	}
 	r.session.close()
