@@ -43,7 +43,9 @@ func New(carrier transport.Carrier, options *transport.Options) (*transport.Node
 // path means the file that email.FindConfig finds. ctx bounds the opening only.
 //
 // Open connects to both servers: when one can't be reached or refuses the account, the
-// error says which and why. What has arrived in the mailbox before is not received.
+// error says which and why. With an outbox or a state file, which are for programs that outlive outages,
+// a server that can't be reached is no error, but logged: see email.Options.Offline. What has arrived in the mailbox before
+// is not received, save by durable names and groups that go on where they stopped.
 func Open(ctx context.Context, path string) (*transport.Node, error) {
 	if path == "" {
 		var err error
@@ -76,7 +78,7 @@ func OpenConfig(ctx context.Context, config email.Config, options *transport.Opt
 	if config.Intraprocess {
 		carrier = processBus().Attach()
 	} else {
-		mail, err := email.Open(ctx, config, email.Options{Logger: o.Logger})
+		mail, err := email.Open(ctx, config, email.Options{Logger: o.Logger, Offline: config.Outbox.File != "" || config.State != ""})
 		if err != nil {
 			return nil, err
 		}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -216,4 +217,103 @@ func ExampleOpenConfig() {
 	}
 	fmt.Println(string(msg.Body), "from", msg.From)
 	// Output: hello from robot@localhost.test
+}
+
+// A program that outlives outages can also be started in one.
+func TestOpenDuringAnOutage(t *testing.T) {
+	server := startServer(t)
+	folder := t.TempDir()
+	path := filepath.Join(folder, "email.yml")
+	text := config(server, "outbox: {file: outbox.db}\nstate: state.db\n")
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	open := func() *transport.Node {
+		t.Helper()
+		node, err := postbus.Open(ctx, path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { node.Close(context.Background()) })
+		return node
+	}
+	subscribe := func(node *transport.Node, option pubsub.SubscriptionOption) *pubsub.Subscription {
+		t.Helper()
+		sub, err := pubsub.NewSubscription(node, "/t", option)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return sub
+	}
+	expect := func(sub *pubsub.Subscription, want string) {
+		t.Helper()
+		if m, err := sub.Next(ctx); err != nil || string(m.Body) != want {
+			t.Fatalf("received %v, %v, want %s", m, err, want)
+		}
+	}
+	publish := func(node *transport.Node, body string) {
+		t.Helper()
+		pub, err := pubsub.NewPublisher(node, "/t")
+		if err == nil {
+			err = pub.Publish(ctx, []byte(body))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+
+	node := open()
+	subscribe(node, pubsub.Durable("old"))
+	if err := node.Close(ctx); err != nil {
+		t.Fatal(err)
+	}
+	node = open()
+	publish(node, "before the outage")
+	if err := node.Close(ctx); err != nil { // which drains the outbox
+		t.Fatal(err)
+	}
+
+	server.Stop(mailserver.SMTP)
+	server.Stop(mailserver.IMAP)
+	if _, err := postbus.Open(ctx, write(t, config(server, ""))); err == nil || !strings.Contains(err.Error(), "connection refused") {
+		t.Errorf("without an outbox: %v", err)
+	}
+	node = open()
+	old, plain, durable, group := subscribe(node, pubsub.Durable("old")), subscribe(node, pubsub.KeepLast(9)), subscribe(node, pubsub.Durable("new")), subscribe(node, pubsub.Group("g"))
+	publish(node, "during the outage")
+	for _, protocol := range []mailserver.Service{mailserver.IMAP, mailserver.SMTP} {
+		if err := server.Resume(protocol); err != nil {
+			t.Fatal(err)
+		}
+	}
+	expect(old, "before the outage")
+	expect(old, "during the outage")
+	// until takes messages that may come before the one that must.
+	until := func(sub *pubsub.Subscription, want string, before ...string) {
+		t.Helper()
+		for {
+			m, err := sub.Next(ctx)
+			switch {
+			case err != nil || string(m.Body) != want && !slices.Contains(before, string(m.Body)):
+				t.Fatalf("received %v, %v, want %s", m, err, want)
+			case string(m.Body) == want:
+				return
+			}
+		}
+	}
+	// By the server's clock the new name may have been there before the first message.
+	until(durable, "during the outage", "before the outage")
+	// The others begin when the inbox has been reached, which may be after that has arrived.
+	publish(node, "after the outage")
+	expect(durable, "after the outage")
+	until(plain, "after the outage", "during the outage")
+	until(group, "after the outage", "during the outage")
+
+	wrong := strings.Replace(text, "password: ", "password: not-", 1)
+	wrong = strings.NewReplacer("outbox.db", "other-outbox.db", "state.db", "other-state.db").Replace(wrong)
+	if _, err := postbus.Open(ctx, write(t, wrong)); !errors.Is(err, transport.ErrRefused) {
+		t.Errorf("a wrong password: %v", err)
+	}
 }

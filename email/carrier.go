@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync/atomic"
+	"time"
 
 	"github.com/postbus/postbus/transport"
 )
@@ -21,7 +22,16 @@ type Options struct {
 	// only the beginning of a large mail of a person or a mail server. m is not to be
 	// changed, and the call must not block. It can't be concurrent with itself.
 	OnMail func(raw []byte, m *transport.Message)
+	// Offline lets Open return though a server can't be reached, after five seconds at most: the
+	// carrier goes on trying in the background. Until it gets through, sending fails with an error that
+	// says Temporary. An interest that is stated meanwhile begins when the inbox is reached for
+	// the first time, a durable one where it should (if its name is new, it may get what arrived in the two minutes before). What
+	// a server refuses, as a wrong password, is an error all the same.
+	Offline bool
 }
+
+// offlinePatience is how long Open tries to reach the servers when it can do without.
+const offlinePatience = 5 * time.Second
 
 // Carrier sends and receives messages as mail over one account. All methods may be
 // called concurrently.
@@ -52,10 +62,7 @@ func Open(ctx context.Context, config Config, options Options) (*Carrier, error)
 			return nil, err
 		}
 	}
-	received := make(chan error, 1)
-	go func() { received <- c.receiver.open(ctx) }()
-	sendErr := c.sender.open(ctx)
-	receiveErr := <-received
+	sendErr, receiveErr := c.connect(ctx, options.Offline)
 	if sendErr == nil && receiveErr == nil {
 		return c, nil
 	}
@@ -67,6 +74,28 @@ func Open(ctx context.Context, config Config, options Options) (*Carrier, error)
 		_ = c.receiver.close(context.WithoutCancel(ctx))
 	}
 	return nil, errors.Join(sendErr, receiveErr, c.durables.close())
+}
+
+// connect opens both halves. If it may be offline only what a server refuses is an error.
+func (c *Carrier) connect(ctx context.Context, offline bool) (sendErr, receiveErr error) {
+	limited := ctx
+	if offline {
+		var cancel context.CancelFunc
+		limited, cancel = context.WithTimeout(ctx, offlinePatience)
+		defer cancel()
+		forgive := func(err error) bool {
+			if isPermanent(err) || ctx.Err() != nil {
+				return false
+			}
+			c.receiver.logger.Warn("email: a server can't be reached; going on without", "mailbox", c.address, "error", err)
+			return true
+		}
+		c.sender.forgive, c.receiver.forgive = forgive, forgive
+	}
+	received := make(chan error, 1)
+	go func() { received <- c.receiver.open(limited) }()
+	sendErr = c.sender.open(limited)
+	return sendErr, <-received
 }
 
 // newCarrier checks the configuration.

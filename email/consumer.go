@@ -77,6 +77,7 @@ type feeds struct {
 	added    []*feed // not adopted by the loop yet
 	validity uint32
 	next     imap.UID
+	first    position // where the receiver began
 
 	adopted []*feed // belongs to the receiver's loop
 }
@@ -86,6 +87,9 @@ func (s *feeds) set(validity uint32, next imap.UID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.validity, s.next = validity, next
+	if s.first.validity == 0 {
+		s.first = s.position()
+	}
 }
 
 // moved notes that there is no news below a UID any more: what has a lower one arrived before
@@ -100,7 +104,17 @@ func (s *feeds) moved(next imap.UID) {
 func (s *feeds) at() position {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return position{s.validity, s.next}
+	return s.position()
+}
+
+// position is at with s.mu held.
+func (s *feeds) position() position { return position{s.validity, s.next} }
+
+// began returns where the receiver began, which is nowhere before it has reached the inbox.
+func (s *feeds) began() position {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.first
 }
 
 // waiting reports whether there are consumers that the loop has not adopted yet.

@@ -261,6 +261,8 @@
 // arrived meanwhile is delivered, nothing twice. The loss and the return are logged,
 // once each.
 //
+// With Options.Offline a carrier can also be opened in an outage.
+//
 // When there is work, an interest stated or a request sent, the next attempt
 // comes a second after the last, whatever the delay in force.
 //

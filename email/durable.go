@@ -115,7 +115,9 @@ func (d *durable) begin(validity uint32, next imap.UID) (from imap.UID, since ti
 	if d.place.validity == validity && d.place.read <= next {
 		return d.place.read, time.Time{}
 	}
-	d.logger.Warn("email: the server has renumbered the inbox; a durable name looks for what it has not handled", "mailbox", d.receiver.address, "durable", d.name)
+	if d.place.validity != 0 { // else it begins now, with what has come since the name was first used
+		d.logger.Warn("email: the server has renumbered the inbox; a durable name looks for what it has not handled", "mailbox", d.receiver.address, "durable", d.name)
+	}
 	// Nobody knows where the letters are now. Those that are read again are found by their keys.
 	since = d.place.current
 	d.looked = since

@@ -182,6 +182,16 @@ func (g *group) found(ctx context.Context) error {
 	if g.state.Start != 0 {
 		return nil
 	}
+	if g.position.validity == 0 { // the receiver had not reached the inbox when the interest was stated
+		g.position = g.groups.receiver.feeds.began()
+	}
+	if g.position.validity == 0 { // nor has it now
+		validity, next, err := g.log.status(ctx, "INBOX")
+		if err != nil {
+			return err
+		}
+		g.position = position{validity, next}
+	}
 	begin := claim.Fresh(g.position.validity, uint32(g.position.next))
 	if g.lost != nil {
 		_, below, err := g.log.status(ctx, "INBOX")

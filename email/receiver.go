@@ -33,6 +33,7 @@ type receiver struct {
 	feeds      feeds
 	lives      sync.Map // of *live, as keys: those that have not been stopped
 	connect    func(context.Context) (*session, error)
+	forgive    func(error) bool // says whether the first connection can wait; nil: no
 	// remembered says what those need who are not here but are on record (see keeper). It may be nil.
 	remembered func(validity uint32) (from imap.UID, open []imap.UID)
 
@@ -57,26 +58,33 @@ type receiver struct {
 	retention retention
 }
 
-// open connects, takes what is in the inbox as old, and starts the loop.
+// open connects and starts the loop.
 func (r *receiver) open(ctx context.Context) error {
-	s, err := r.connect(ctx)
-	if err != nil {
-		return err
-	}
-	r.session = s
-	s.checked = true
-	r.live = reader{receiver: r, audience: liveAudience{r}, cursor: cursor{validity: s.validity, next: s.next}}
-	r.feeds.set(s.validity, s.next)
-	r.rescan.looked = time.Now()
 	r.wake, r.work = make(chan struct{}, 1), make(chan struct{}, 1)
 	r.done = make(chan struct{})
 	r.start = time.Now()
 	r.skips.chore = chore{apply: r.skips.sort, mails: "skipped mails", done: "marked or moved"}
 	r.retention.chore = chore{apply: r.retention.dispose, mails: "finished messages", done: "marked, moved or deleted"}
 	r.active.Store(math.MinInt64 / 2)
+	s, err := r.connect(ctx)
+	switch {
+	case err == nil:
+		r.meet(s)
+	case r.forgive == nil || !r.forgive(err):
+		return err
+	}
 	ctx, r.cancel = context.WithCancel(context.Background())
 	go r.run(ctx)
 	return nil
+}
+
+// meet begins with the inbox: what is in it is old.
+func (r *receiver) meet(s *session) {
+	r.session = s
+	s.checked = true
+	r.live = reader{receiver: r, audience: liveAudience{r}, cursor: cursor{validity: s.validity, next: s.next}}
+	r.feeds.set(s.validity, s.next)
+	r.rescan.looked = time.Now()
 }
 
 // close ends the loop and waits for it.
@@ -143,7 +151,9 @@ func (r *receiver) reconnect(ctx context.Context) bool {
 		last = time.Now()
 		s, err := r.connect(ctx)
 		if err == nil {
-			r.session = s
+			if r.session = s; r.live.receiver == nil {
+				r.meet(s)
+			}
 			break
 		}
 		if errors.Is(err, transport.ErrRefused) && !refused {

@@ -23,6 +23,7 @@ type sender struct {
 	// to, cc and bcc receive messages without recipients of their own.
 	to, cc, bcc []string
 	compat      compat
+	forgive     func(error) bool // says whether the first connection can wait; nil: no
 
 	// slot holds the connection, or nil if there is none, while nobody sends.
 	slot   chan *submission
@@ -35,7 +36,7 @@ type sender struct {
 // open connects for the first time.
 func (s *sender) open(ctx context.Context) error {
 	conn, err := s.servers.connect(ctx, nil)
-	if err != nil {
+	if err != nil && (s.forgive == nil || !s.forgive(err)) {
 		return err
 	}
 	s.slot = make(chan *submission, 1)
