@@ -8,6 +8,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -284,4 +285,62 @@ func (h *history) drain(l *life, in transport.Interest, next int) {
 		}
 	}
 	l.end()
+}
+
+// TestDurableExpunged: messages that another client deletes before they are read, or read again, hold nobody
+// up; those that are in memory are delivered all the same.
+func TestDurableExpunged(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "state")
+	synctest.Test(t, func(t *testing.T) {
+		var log strings.Builder
+		s := newScript(t)
+		var held []transport.Delivery
+		in := onT
+		in.InFlight = 2
+		life := newLife(t, s, path, &log)
+		life.receive(in, func(d transport.Delivery) { held = append(held, d) })
+		s.addMessages(1, 1000)
+		time.Sleep(time.Second)
+		synctest.Wait()
+		expunge := func(gone ...int) {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			s.mails = slices.DeleteFunc(s.mails, func(m scriptMail) bool { return slices.Contains(gone, m.uid) })
+		}
+		expunge(2, 3, 500, 501) // delivered, in memory, and neither
+		var got []uint64
+		for len(got) < 899 {
+			time.Sleep(transport.DefaultGapWait) // at 500
+			synctest.Wait()
+			for len(held) > 0 && len(got) < 899 {
+				d := held[0]
+				held = held[1:]
+				got = append(got, d.Message.Info.Sequence)
+				if err := d.Ack(); err != nil {
+					t.Fatal(err)
+				}
+				synctest.Wait()
+			}
+		}
+		life.end()
+		if want := slices.DeleteFunc(upTo(1, 901), func(n uint64) bool { return n == 500 || n == 501 }); !slices.Equal(got, want) {
+			t.Errorf("got %d messages, the last is %d", len(got), got[len(got)-1])
+		}
+		expunge(902, 905)
+		life = newLife(t, s, path, &log)
+		got = nil
+		life.receive(onT, func(d transport.Delivery) {
+			got = append(got, d.Message.Info.Sequence)
+			go func() { _ = d.Ack() }()
+		})
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		life.end()
+		if want := slices.DeleteFunc(upTo(902, 1000), func(n uint64) bool { return n == 902 || n == 905 }); !slices.Equal(got, want) {
+			t.Errorf("after a restart got %d", got)
+		}
+		if n := strings.Count(log.String(), "was deleted from the mailbox"); n == 0 {
+			t.Errorf("the log does not mention it")
+		}
+	})
 }

@@ -161,6 +161,7 @@ func TestLast(t *testing.T) {
 			s.add(fmt.Sprintf("Subject: holidays %d\r\n\r\n", n))
 		}
 		s.add(messageMail(s.t, 22, strings.Repeat("x", 100_000)))
+		s.mails[len(s.mails)-1].arrived = time.Now().Add(-time.Hour)
 		s.addOld(21, 21)
 		s.addOld(24, 25)
 	}, func(t *scriptTest) {

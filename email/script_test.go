@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -330,11 +331,19 @@ func withScript(t *testing.T, prepare func(*script, *receiver), run func(*script
 			t.Fatal(err)
 		}
 		test := &scriptTest{t, s, r, make(chan int, 10000), &log}
+		var live []int
 		stop := r.receive(transport.Interest{Kind: transport.TopicMessage, Name: "/t", GapWait: -1}, func(d transport.Delivery) {
+			live = append(live, int(d.Message.Info.Sequence))
 			test.got <- int(d.Message.Info.Sequence)
 		})
+		remembered := test.remember()
 		defer func() {
+			synctest.Wait()
 			stop()
+			got := remembered()
+			if slices.Sort(live); !slices.Equal(got, live) {
+				t.Errorf("a durable interest got %v, a live one %v", got, live)
+			}
 			if err := r.close(context.Background()); err != nil {
 				t.Error(err)
 			}
@@ -347,6 +356,38 @@ func withScript(t *testing.T, prepare func(*script, *receiver), run func(*script
 		}()
 		run(test)
 	})
+}
+
+// remember states a durable interest in all messages, which is to get what everybody gets, whatever the
+// script does. The function that it returns ends it, and returns the numbers of what it got, in
+// order.
+func (t *scriptTest) remember() (end func() []int) {
+	j, err := openState(filepath.Join(t.TempDir(), "state"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []int
+	all := &durables{receiver: t.receiver, logger: quietLog, journal: j}
+	stop, err := all.receive(transport.Interest{Kind: transport.TopicMessage, Name: "/t", GapWait: -1, Durable: "script"}, func(d transport.Delivery) {
+		got = append(got, int(d.Message.Info.Sequence))
+		go func() {
+			if err := d.Ack(); err != nil {
+				t.Error(err)
+			}
+		}()
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return func() []int {
+		synctest.Wait()
+		stop()
+		if err := all.close(); err != nil {
+			t.Error(err)
+		}
+		slices.Sort(got)
+		return got
+	}
 }
 
 // want waits for messages first to last in order, and for the loop to come to rest.
