@@ -2,7 +2,10 @@ package email_test
 
 import (
 	"context"
+	"path/filepath"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -101,5 +104,38 @@ func reportPercentiles(b *testing.B, times []time.Duration) {
 	slices.Sort(times)
 	for name, share := range map[string]float64{"p50-µs": 0.5, "p99-µs": 0.99} {
 		b.ReportMetric(float64(times[int(share*float64(len(times)-1))].Microseconds()), name)
+	}
+}
+
+// BenchmarkDurable is what a durable interest costs that acknowledges each message, one after the other or
+// many at once, with what is on record when Ack returns. Compare with BenchmarkThroughput.
+func BenchmarkDurable(b *testing.B) {
+	for name, workers := range map[string]int{"one worker": 1, "64 workers": 64} {
+		b.Run(name, func(b *testing.B) {
+			bench := newBench(b, mailserver.Config{}, quiet)
+			config := bench.config()
+			config.State = filepath.Join(b.TempDir(), "state")
+			c := open(b, config)
+			defer closeCarrier(b, c)
+			got, _ := receive(b, c, durableOnT)
+			var working sync.WaitGroup
+			var left atomic.Int64
+			left.Store(int64(b.N))
+			b.ResetTimer()
+			for range workers {
+				working.Go(func() {
+					for left.Add(-1) >= 0 {
+						ack(b, <-got)
+					}
+				})
+			}
+			for range b.N {
+				if err := bench.carrier.Send(b.Context(), bench.message(payload)); err != nil {
+					b.Fatal(err)
+				}
+			}
+			working.Wait()
+			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "msg/s")
+		})
 	}
 }

@@ -8,6 +8,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/emersion/go-imap/v2"
+
 	"github.com/postbus/postbus/transport"
 )
 
@@ -198,4 +200,50 @@ func TestLast(t *testing.T) {
 			<-t.got
 		}
 	})
+}
+
+// TestRecall: which messages are the last, when mail servers have shuffled and repeated them.
+func TestRecall(t *testing.T) {
+	found := func(first int, numbers ...string) []recalled {
+		var list []recalled
+		for i, text := range numbers {
+			m := &transport.Message{}
+			var publisher byte
+			if n, _ := fmt.Sscanf(text, "%c%d", &publisher, &m.Info.Sequence); n == 2 {
+				m.Info.PublisherGID = transport.GID{publisher}
+			} else {
+				m.ID = transport.ParseID(text)
+			}
+			list = append(list, recalled{imap.UID(first + i), m})
+		}
+		return list
+	}
+	for _, test := range []struct {
+		count int
+		found [][]recalled // newest portion first
+		want  string
+	}{
+		{3, [][]recalled{found(1, "a1", "a2", "a3", "a4")}, "[2 3 4]"},
+		{3, [][]recalled{found(1, "a1", "a3", "a4", "a2")}, "[2 3 4]"},
+		{3, [][]recalled{found(1, "a1", "a2", "a3", "a4", "a2", "a1")}, "[2 3 4]"},
+		{2, [][]recalled{found(1, "a1", "b1", "a2", "b2", "a3")}, "[4 5]"},
+		{3, [][]recalled{found(1, "a1", "a3", "x", "b9", "a2")}, "[2 3 4]"},
+		{2, [][]recalled{found(1, "x", "y", "x", "z")}, "[2 4]"},
+		{2, [][]recalled{found(1, "x", "x")}, "[1]"},
+		{3, [][]recalled{found(10, "a1", "a2"), found(1, "a2", "b1")}, "[1 2 10]"},
+		{9, [][]recalled{nil, found(1, "a1")}, "[1]"},
+		{9, nil, "[]"},
+	} {
+		s := recall{count: test.count}
+		for _, portion := range test.found {
+			s.add(portion)
+		}
+		var got []imap.UID
+		for _, r := range s.last() {
+			got = append(got, r.uid)
+		}
+		if fmt.Sprint(got) != test.want {
+			t.Errorf("%+v: got %v", test, got)
+		}
+	}
 }

@@ -1,6 +1,7 @@
 package email
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"sync"
@@ -49,6 +50,43 @@ func (s *recall) done() bool {
 	return len(s.found) >= s.count || s.to <= 1 || s.from-s.to >= recallMost
 }
 
+// add adds what is before all that has been found so far. Of a message that was sent twice the
+// first mail counts: the other one may have come much later.
+func (s *recall) add(found []recalled) {
+	slices.SortFunc(found, func(a, b recalled) int { return cmp.Compare(a.uid, b.uid) })
+	all := append(found, s.found...)
+	known := make(map[order.Key]bool)
+	s.found = slices.DeleteFunc(all, func(r recalled) bool {
+		k := order.KeyOf(r.message)
+		twice := known[k]
+		known[k] = !k.IsZero()
+		return twice
+	})
+}
+
+// last returns the messages that are wanted: those that have arrived last. But those of one publisher
+// are its newest: mail servers may have shuffled them.
+func (s *recall) last() []recalled {
+	last := s.found[max(0, len(s.found)-s.count):]
+	share := make(map[transport.GID]int)
+	for _, r := range last {
+		share[order.KeyOf(r.message).Publisher]++
+	}
+	byNumber := slices.Clone(s.found)
+	slices.SortStableFunc(byNumber, func(a, b recalled) int {
+		return cmp.Compare(order.KeyOf(b.message).Sequence, order.KeyOf(a.message).Sequence)
+	})
+	chosen := slices.DeleteFunc(last, func(r recalled) bool { return order.KeyOf(r.message).Sequence != 0 })
+	for _, r := range byNumber {
+		if k := order.KeyOf(r.message); k.Sequence != 0 && share[k.Publisher] > 0 {
+			share[k.Publisher]--
+			chosen = append(chosen, r)
+		}
+	}
+	slices.SortFunc(chosen, func(a, b recalled) int { return cmp.Compare(a.uid, b.uid) })
+	return chosen
+}
+
 // recallSome looks at some more of the inbox for the last messages, and tells the consumer of them
 // when that is enough.
 func (f *feed) recallSome(ctx context.Context) error {
@@ -75,13 +113,12 @@ func (f *feed) recallSome(ctx context.Context) error {
 		if err != nil && !isNo(err) {
 			return err
 		}
-		slices.SortFunc(found, func(a, b recalled) int { return int(int64(a.uid) - int64(b.uid)) })
-		s.found = append(found, s.found...)
+		s.add(found)
 		s.to = first
 	}
 	if s.done() {
 		f.recall = nil
-		f.consumer.(historian).recall(s.found[max(0, len(s.found)-s.count):])
+		f.consumer.(historian).recall(s.last())
 	}
 	return nil
 }
