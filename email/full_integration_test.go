@@ -33,7 +33,7 @@ func BenchmarkRealFullMailbox(b *testing.B) {
 		b.Fatal(err)
 	}
 	for b.Loop() {
-		before := measure(b, config)
+		before := measure(b, config, 5)
 		var uids imap.UIDSet
 		fill(100, func(m *transport.Message) {
 			raw, err := wire.Encode(m, wire.Envelope{From: config.Username, To: config.To})
@@ -60,7 +60,7 @@ func BenchmarkRealFullMailbox(b *testing.B) {
 			}
 			uids.AddSet(data.DestUIDs)
 		}
-		after := measure(b, config)
+		after := measure(b, config, 5)
 		b.Logf("before:           %v", before)
 		b.Logf("with %d more: %v", mails, after)
 		if err := client.Store(uids, &imap.StoreFlags{Op: imap.StoreFlagsAdd, Silent: true, Flags: []imap.Flag{imap.FlagDeleted}}, nil).Close(); err != nil {
