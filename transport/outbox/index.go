@@ -1,9 +1,9 @@
 package outbox
 
 import (
+	"cmp"
 	"container/heap"
 	"slices"
-	"sort"
 	"time"
 
 	"github.com/postbus/postbus/transport"
@@ -21,7 +21,8 @@ func (e *item) expired(now time.Time) bool { return e.deadline != 0 && now.UnixN
 // lane is what must go out in order: it is held up when its first message is, and nothing else is.
 type lane struct {
 	id transport.GID
-	// items wait, by number; the first inFlight of them are being sent.
+	// items wait; the first inFlight of them are being sent. Both parts are sorted by number, and so is
+	// the whole but for what came late (see index.add).
 	items    []item
 	inFlight int
 
@@ -122,7 +123,7 @@ func (x *index) add(id transport.GID, e item) {
 	}
 	i := len(l.items)
 	for i > l.inFlight && l.items[i-1].number > e.number {
-		i-- // another call was faster
+		i-- // another call was faster, and what it has added may be in flight
 	}
 	x.unfile(l)
 	l.items = slices.Insert(l.items, i, e)
@@ -182,6 +183,18 @@ func (l *lane) fresh() {
 	l.attempts, l.failed, l.suspect, l.unknown, l.rests = 0, 0, 0, false, false
 }
 
+// land says that nothing of the lane is in flight any more, and brings what came late into its place.
+func (l *lane) land() {
+	if n := l.inFlight; n > 0 && n < len(l.items) && l.items[n].number < l.items[n-1].number {
+		first := l.items[0].number
+		slices.SortFunc(l.items, func(a, b item) int { return cmp.Compare(a.number, b.number) })
+		if l.items[0].number != first {
+			l.fresh()
+		}
+	}
+	l.inFlight = 0
+}
+
 func (x *index) reserve(size int) {
 	x.count++
 	x.bytes += int64(size)
@@ -194,12 +207,15 @@ func (x *index) release(size int) {
 
 // find returns the item if it waits, or nil, and whether it is in flight.
 func (p place) find() (e *item, inFlight bool) {
-	items := p.lane.items
-	i := sort.Search(len(items), func(i int) bool { return items[i].number >= p.number })
-	if i == len(items) || items[i].number != p.number {
-		return nil, false
+	byNumber := func(e item, number uint64) int { return cmp.Compare(e.number, number) }
+	sending, others := p.lane.items[:p.lane.inFlight], p.lane.items[p.lane.inFlight:]
+	if i, found := slices.BinarySearchFunc(sending, p.number, byNumber); found {
+		return &sending[i], true
 	}
-	return &items[i], i < p.lane.inFlight
+	if i, found := slices.BinarySearchFunc(others, p.number, byNumber); found {
+		return &others[i], false
+	}
+	return nil, false
 }
 
 // oldest returns the item that has waited longest, of those that are not in flight unless
@@ -300,7 +316,7 @@ func (x *index) settle(batch []picked, gone int) {
 			l.inFlight--
 			l.fresh()
 		} else {
-			l.inFlight = 0
+			l.land()
 		}
 	}
 	for _, p := range batch {
