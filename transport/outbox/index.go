@@ -218,21 +218,40 @@ func (p place) find() (e *item, inFlight bool) {
 	return nil, false
 }
 
-// oldest returns the item that has waited longest, of those that are not in flight unless
-// all count.
-func (x *index) oldest(all bool) (p place, e *item) {
+// oldest returns the item that has waited longest, or nil.
+func (x *index) oldest() *item {
 	for len(x.order) > 0 {
 		if e, _ := x.order[0].find(); e != nil {
-			break
+			return e
 		}
 		x.order = x.order[1:]
 	}
+	return nil
+}
+
+// makeRoom drops the items that have waited longest until there are at most so many, with so
+// many bytes, and returns their numbers. If that can't be done, because of items in flight, it drops none.
+func (x *index) makeRoom(entries int, bytes int64) (dropped []uint64, ok bool) {
+	var victims []place
+	count, size := x.count, x.bytes
+	x.oldest() // forgets those that have gone
 	for _, p := range x.order {
-		if e, inFlight := p.find(); e != nil && (all || !inFlight) {
-			return p, e
+		if count <= entries && size <= bytes {
+			break
+		}
+		if e, inFlight := p.find(); e != nil && !inFlight {
+			victims = append(victims, p)
+			count, size = count-1, size-int64(e.size)
 		}
 	}
-	return place{}, nil
+	if count > entries || size > bytes {
+		return nil, false
+	}
+	for _, p := range victims {
+		x.drop(p.lane, p.number)
+		dropped = append(dropped, p.number)
+	}
+	return dropped, true
 }
 
 // wake makes lanes ready whose rest is over.

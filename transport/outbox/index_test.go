@@ -73,18 +73,16 @@ func (m *model) remove(id transport.GID, number uint64) (first bool) {
 }
 
 func (m *model) drop() {
-	if p, e := m.x.oldest(false); e != nil && m.IntN(2) == 0 {
-		for _, lane := range m.lanes {
-			for _, n := range lane {
-				if n < p.number {
-					m.Fatalf("%d is said to be the oldest, %d is older", p.number, n)
-				}
-			}
+	if m.IntN(2) == 0 {
+		// Nothing is in flight: those that came first have to go.
+		entries := m.x.count - m.IntN(min(m.x.count, 3)+1)
+		dropped, ok := m.x.makeRoom(entries, max(0, m.x.bytes-int64(m.IntN(500))))
+		if !ok {
+			m.Fatal("no room could be made")
 		}
-		if !m.x.drop(p.lane, p.number) {
-			m.Fatal("the oldest could not be dropped")
+		for _, number := range dropped {
+			m.removeOldest(number)
 		}
-		m.remove(p.lane.id, p.number)
 	}
 	for id, items := range m.lanes {
 		if len(items) > 0 && m.IntN(4) == 0 {
@@ -94,6 +92,18 @@ func (m *model) drop() {
 			}
 			m.remove(id, number)
 			return
+		}
+	}
+}
+
+// removeOldest takes an item out of the model, which should be the oldest.
+func (m *model) removeOldest(number uint64) {
+	for id, items := range m.lanes {
+		if len(items) > 0 && items[0] < number {
+			m.Fatalf("%d was dropped, %d is older", number, items[0])
+		}
+		if len(items) > 0 && items[0] == number {
+			defer m.remove(id, number)
 		}
 	}
 }

@@ -34,7 +34,7 @@ func (o *Outbox) Stats() Stats {
 	s.Waiting, s.Bytes = o.index.count, o.index.bytes
 	s.Dead, s.DeadBytes = len(o.dead), o.buried
 	s.Failing = o.pace.failed > 0
-	if _, oldest := o.index.oldest(true); oldest != nil {
+	if oldest := o.index.oldest(); oldest != nil {
 		s.Oldest = time.Unix(0, oldest.accepted)
 	}
 	return s

@@ -224,17 +224,12 @@ func (o *Outbox) reserve(values []stored) (n int, dropped []uint64, refusal *tra
 			return n, dropped, &transport.SendError{Outcome: transport.Permanent,
 				Err: fmt.Errorf("outbox: %w: it takes %d bytes of %d", transport.ErrTooLarge, size, o.options.MaxBytes)}
 		}
-		for !o.hasRoom(size) {
-			o.noteFull(true)
-			victim, found := o.index.oldest(false)
-			if o.options.WhenFull == Refuse || found == nil {
-				return n, dropped, &transport.SendError{Outcome: transport.Temporary,
-					Err: fmt.Errorf("outbox is %w: %d messages with %d bytes are waiting", transport.ErrFull, o.index.count, o.index.bytes)}
-			}
-			o.index.drop(victim.lane, victim.number)
-			o.stats.Dropped++
-			dropped = append(dropped, victim.number)
+		gone, ok := o.makeRoom(size)
+		if !ok {
+			return n, dropped, &transport.SendError{Outcome: transport.Temporary,
+				Err: fmt.Errorf("outbox is %w: %d messages with %d bytes are waiting", transport.ErrFull, o.index.count, o.index.bytes)}
 		}
+		dropped = append(dropped, gone...)
 		o.index.reserve(size)
 		values[n].number = o.next
 		o.next++
@@ -242,8 +237,20 @@ func (o *Outbox) reserve(values []stored) (n int, dropped []uint64, refusal *tra
 	return len(values), dropped, nil
 }
 
-func (o *Outbox) hasRoom(size int) bool {
-	return o.index.count < o.options.MaxEntries && o.index.bytes+int64(size) <= o.options.MaxBytes
+// makeRoom sees to it that there is room for a message of that size, and returns what has been dropped for
+// it. o.mu is held.
+func (o *Outbox) makeRoom(size int) (dropped []uint64, ok bool) {
+	entries, bytes := o.options.MaxEntries-1, o.options.MaxBytes-int64(size)
+	if o.index.count <= entries && o.index.bytes <= bytes {
+		return nil, true
+	}
+	o.noteFull(true)
+	if o.options.WhenFull == Refuse {
+		return nil, false
+	}
+	dropped, ok = o.index.makeRoom(entries, bytes)
+	o.stats.Dropped += uint64(len(dropped))
+	return dropped, ok
 }
 
 // noteFull logs when messages begin to find no room, and when there is room for many again.

@@ -209,6 +209,36 @@ func TestFull(t *testing.T) {
 	})
 }
 
+// What is being sent can't make room. If the others are not enough either, nothing is dropped.
+func TestFullOfWhatIsBeingSent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		busy := make(chan struct{})
+		h := newHop(func(*transport.Message) error { <-busy; return fail(transport.Temporary, 0, errDown) })
+		file := newFile(t)
+		o := open(t, h, outbox.Options{File: file, MaxBytes: 2000, WhenFull: outbox.DropOldest})
+		p := newPublisher()
+		send(t, o, p.message(string(make([]byte, 800))))
+		synctest.Wait()
+		send(t, o, p.several("m", 3)...)
+		if err := o.Send(t.Context(), p.message(string(make([]byte, 1200)))); !errors.Is(err, transport.ErrFull) {
+			t.Errorf("send: %v", err)
+		}
+		if s := o.Stats(); s.Waiting != 4 || s.Dropped != 0 {
+			t.Errorf("stats: %+v", s)
+		}
+		close(busy)
+		closeBox(t, o)
+		f, err := outbox.OpenFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		if left := entries(t, f.Waiting()); len(left) != 4 {
+			t.Errorf("%d are in the file, want 4", len(left))
+		}
+	})
+}
+
 func TestOpenErrors(t *testing.T) {
 	file := newFile(t)
 	open(t, newHop(nil), outbox.Options{File: file})
