@@ -105,7 +105,9 @@ func crashSteps() []func(*store) error {
 		func(s *store) error { return s.remove([]uint64{1, 2}, nil) },
 		add(7, 100, 6000, 100), bury(6),
 		func(s *store) error { _, err := s.revive([]uint64{3}, 20, time.Now()); return err },
-		func(s *store) error { return s.add([]stored{{21, message(700)}}, []uint64{4, 5}) },
+		func(s *store) error {
+			return s.add([]stored{{21, message(700)}}, []picked{{item: item{number: 4}}, {item: item{number: 5}}})
+		},
 		func(s *store) error { return s.remove([]uint64{7, 8, 9, 20, 21}, []uint64{6}) },
 		add(30, 1, 2, 3),
 	}

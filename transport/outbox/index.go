@@ -230,28 +230,39 @@ func (x *index) oldest() *item {
 }
 
 // makeRoom drops the items that have waited longest until there are at most so many, with so
-// many bytes, and returns their numbers. If that can't be done, because of items in flight, it drops none.
-func (x *index) makeRoom(entries int, bytes int64) (dropped []uint64, ok bool) {
-	var victims []place
-	count, size := x.count, x.bytes
-	x.oldest() // forgets those that have gone
-	for _, p := range x.order {
-		if count <= entries && size <= bytes {
-			break
-		}
-		if e, inFlight := p.find(); e != nil && !inFlight {
-			victims = append(victims, p)
+// many bytes, and returns them. If that can't be done, because of items in flight, it drops none.
+func (x *index) makeRoom(entries int, bytes int64) (dropped []picked, ok bool) {
+	var sending []place
+	count, size, seen := x.count, x.bytes, 0
+	for ; seen < len(x.order) && (count > entries || size > bytes); seen++ {
+		p := x.order[seen]
+		switch e, inFlight := p.find(); {
+		case inFlight:
+			sending = append(sending, p)
+		case e != nil:
+			dropped = append(dropped, picked{p.lane, *e})
 			count, size = count-1, size-int64(e.size)
 		}
 	}
 	if count > entries || size > bytes {
 		return nil, false
 	}
-	for _, p := range victims {
-		x.drop(p.lane, p.number)
-		dropped = append(dropped, p.number)
+	x.order = x.order[seen-len(sending):]
+	copy(x.order, sending)
+	for _, p := range dropped {
+		x.drop(p.lane, p.item.number)
 	}
 	return dropped, true
+}
+
+// takeBack files again what makeRoom has dropped.
+func (x *index) takeBack(dropped []picked) {
+	for _, p := range dropped {
+		x.reserve(p.item.size)
+		x.add(p.lane.id, p.item)
+	}
+	n := len(x.order) - len(dropped)
+	x.order = slices.Concat(x.order[n:], x.order[:n])
 }
 
 // wake makes lanes ready whose rest is over.

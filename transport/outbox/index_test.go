@@ -80,8 +80,12 @@ func (m *model) drop() {
 		if !ok {
 			m.Fatal("no room could be made")
 		}
-		for _, number := range dropped {
-			m.removeOldest(number)
+		if m.IntN(2) == 0 {
+			m.x.takeBack(dropped)
+			return
+		}
+		for _, p := range dropped {
+			m.removeOldest(p.item.number)
 		}
 	}
 	for id, items := range m.lanes {

@@ -212,7 +212,7 @@ func (o *Outbox) Send(ctx context.Context, msgs ...*transport.Message) error {
 
 // reserve numbers as many of the values as there is room for, and says which entries are to be
 // dropped to make it, and why it was not more.
-func (o *Outbox) reserve(values []stored) (n int, dropped []uint64, refusal *transport.SendError) {
+func (o *Outbox) reserve(values []stored) (n int, dropped []picked, refusal *transport.SendError) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for n = range values {
@@ -239,7 +239,7 @@ func (o *Outbox) reserve(values []stored) (n int, dropped []uint64, refusal *tra
 
 // makeRoom sees to it that there is room for a message of that size, and returns what has been dropped for
 // it. o.mu is held.
-func (o *Outbox) makeRoom(size int) (dropped []uint64, ok bool) {
+func (o *Outbox) makeRoom(size int) (dropped []picked, ok bool) {
 	entries, bytes := o.options.MaxEntries-1, o.options.MaxBytes-int64(size)
 	if o.index.count <= entries && o.index.bytes <= bytes {
 		return nil, true
@@ -271,8 +271,8 @@ func (o *Outbox) noteFull(full bool) {
 	}
 }
 
-// accepted files what has come into the file, or takes it back if it has not.
-func (o *Outbox) accepted(values []stored, heads []head, dropped []uint64, err error) {
+// accepted files what has come into the file, and if it has not, what was dropped for it.
+func (o *Outbox) accepted(values []stored, heads []head, dropped []picked, err error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for i, v := range values {
@@ -284,8 +284,8 @@ func (o *Outbox) accepted(values []stored, heads []head, dropped []uint64, err e
 		o.index.add(h.lane, item{v.number, h.accepted, h.deadline, len(v.value)})
 	}
 	if err != nil {
-		o.gone = append(o.gone, dropped...)
-		poke(o.removal)
+		o.index.takeBack(dropped)
+		o.stats.Dropped -= uint64(len(dropped))
 		return
 	}
 	o.stats.Accepted += uint64(len(values))

@@ -72,8 +72,8 @@ type stored struct {
 	value  []byte
 }
 
-// add adds entries that wait, and removes others, all or none.
-func (s *store) add(entries []stored, remove []uint64) error {
+// add adds entries that wait, and removes those dropped for them, all or none.
+func (s *store) add(entries []stored, dropped []picked) error {
 	return wrap(s.journal.Update(func(tx *bbolt.Tx) error {
 		b := tx.Bucket(waitingBucket)
 		// As entries go in at one end and out at the other, full pages are best.
@@ -83,7 +83,12 @@ func (s *store) add(entries []stored, remove []uint64) error {
 				return err
 			}
 		}
-		return deleteAll(b, remove)
+		for _, p := range dropped {
+			if err := b.Delete(key(p.item.number)); err != nil {
+				return err
+			}
+		}
+		return nil
 	}))
 }
 
