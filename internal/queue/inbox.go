@@ -84,9 +84,10 @@ func Attach(node *transport.Node, interest transport.Interest, options Options) 
 	return in, nil
 }
 
-// report tells the program of something, unless the inbox has been closed meanwhile.
-func (in *Inbox) report(f func()) {
-	ok := in.Background(func() {
+// report tells the program of something, unless the inbox has been closed meanwhile. It returns false if
+// the program is too slow to be told.
+func (in *Inbox) report(f func()) (ok bool) {
+	ok = in.Background(func() {
 		in.mu.Lock()
 		closed := in.closed
 		in.mu.Unlock()
@@ -97,6 +98,7 @@ func (in *Inbox) report(f func()) {
 	if !ok {
 		in.node.Logger().Warn("a report is dropped: the program is too slow to take them", "name", in.interest.Name)
 	}
+	return ok
 }
 
 // reportSilence returns what reports silences, leaving out those that come while one is being reported.
@@ -106,10 +108,13 @@ func (in *Inbox) reportSilence() func(time.Duration) {
 		if reporting.Swap(true) {
 			return
 		}
-		in.report(func() {
+		ok := in.report(func() {
 			defer reporting.Store(false)
 			in.options.Silent(quiet)
 		})
+		if !ok {
+			reporting.Store(false)
+		}
 	}
 }
 

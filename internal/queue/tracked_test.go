@@ -278,6 +278,27 @@ func TestGaps(t *testing.T) {
 	})
 }
 
+// A silence that could not be reported, because the program was too slow to take reports, is not the
+// last one.
+func TestSilenceAfterADroppedReport(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		slow := make(chan struct{})
+		var silences atomic.Int32
+		c, _, _ := newFeeding(t, slog.New(slog.DiscardHandler), transport.Interest{Gap: func(transport.Gap) { <-slow }},
+			queue.Options{Silence: time.Minute, Silent: func(time.Duration) { silences.Add(1) }})
+		for range 1<<10 + 1 {
+			c.gap(transport.Gap{})
+			synctest.Wait()
+		}
+		time.Sleep(90 * time.Second)
+		close(slow)
+		time.Sleep(time.Minute)
+		if silences.Load() != 1 {
+			t.Errorf("%d silences were reported, want 1", silences.Load())
+		}
+	})
+}
+
 func TestAdmitAndRefused(t *testing.T) {
 	n := newNode(t, &transport.Options{Logger: slog.New(slog.DiscardHandler)})
 	refused := 0
