@@ -119,7 +119,7 @@ func (j *Journal) breakDown(jammed bool, err error) error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.jammed = jammed
-	j.broken = fmt.Errorf("%s can't be written to any more, since an earlier change failed: %v", j.path, err)
+	j.broken = fmt.Errorf("%s %w, since an earlier change failed: %v", j.path, ErrBroken, err)
 	return err
 }
 

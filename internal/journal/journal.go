@@ -26,6 +26,10 @@ var ErrDamaged = errors.New("the file is damaged")
 // or the other when the file is opened again.
 var ErrUncertain = errors.New("it is not certain whether the change is on disk")
 
+// ErrBroken says that no change is possible until the file is opened again, since it is not
+// certain what became of an earlier one.
+var ErrBroken = errors.New("can't be written to any more")
+
 // Journal is an open file. All methods may be called concurrently.
 type Journal struct {
 	path  string
@@ -80,7 +84,7 @@ func (j *Journal) Path() string { return j.path }
 //
 // Other errors: transport.ErrClosed, transport.ErrFull when there is no room on the
 // disk, and that of the operating system. The change is not on disk then, unless the error
-// wraps ErrUncertain: after such an error no further change is possible until the file is opened again.
+// wraps ErrUncertain: after such an error all further changes fail with ErrBroken.
 func (j *Journal) Update(f func(*bbolt.Tx) error) error {
 	c := &change{f: f, done: make(chan struct{})}
 	if err := j.submit(c); err != nil {

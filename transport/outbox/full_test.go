@@ -28,6 +28,34 @@ func TestDiskFull(t *testing.T) {
 	}
 }
 
+// A file that is damaged while it is open fails what is sent, and at once: to try again would be in
+// vain for as long as the process lives.
+func TestFileBreaks(t *testing.T) {
+	file := newFile(t)
+	node, err := transport.NewNode(open(t, newHop(nil), outbox.Options{File: file}), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.OpenFile(file, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := f.Write(make([]byte, 8192)); err != nil { // what says where everything is
+		t.Fatal(err)
+	}
+	for _, want := range []transport.Outcome{transport.Unknown, transport.Permanent} {
+		err := node.Send(context.Background(), newPublisher().message("x"))
+		failure, ok := errors.AsType[*transport.SendError](err)
+		if !ok || failure.Outcome != want || !strings.Contains(err.Error(), file+" can't be written to any more") {
+			t.Errorf("send: %v, want the outcome %v", err, want)
+		}
+	}
+	if err := node.Close(t.Context()); err != nil {
+		t.Errorf("close: %v", err)
+	}
+}
+
 // runFull is the child process of TestDiskFull: a limit for the size of files is a disk that is
 // full for it alone.
 func runFull() error {

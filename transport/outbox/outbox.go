@@ -299,7 +299,7 @@ func storeError(name string, err error) error {
 	switch {
 	case errors.Is(err, journal.ErrUncertain):
 		e.Outcome = transport.Unknown
-	case errors.Is(err, transport.ErrClosed):
+	case errors.Is(err, transport.ErrClosed), errors.Is(err, journal.ErrBroken):
 		e.Outcome = transport.Permanent
 	}
 	return e
