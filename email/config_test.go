@@ -70,6 +70,8 @@ func TestParseConfig(t *testing.T) {
 			with(func(c *email.Config) {
 				c.Outbox = email.Outbox{File: filepath.Join(folder, "out/box.db"), MaxEntries: 5, MaxBytes: 6e9, MaxAge: 36 * time.Hour, DropOldest: true}
 			})},
+		{"state", minimal + "state: kept/state.db\n", with(func(c *email.Config) { c.State = filepath.Join(folder, "kept/state.db") })},
+		{"state elsewhere", minimal + "state: /var/lib/robot/state.db\n", with(func(c *email.Config) { c.State = "/var/lib/robot/state.db" })},
 		{"outbox elsewhere", minimal + "outbox: {file: /var/lib/robot/outbox.db, when-full: refuse}\n",
 			with(func(c *email.Config) { c.Outbox.File = "/var/lib/robot/outbox.db" })},
 		{"several servers", strings.Replace(minimal, "smtp.example.com", "[smtp.example.com, 'smtp+starttls://b.example.com:587', c.example.com]", 1),

@@ -145,6 +145,40 @@ func TestFlagsOnlyInIdle(t *testing.T) {
 	})
 }
 
+// TestMailBetweenDoneAndOK: a mail is announced when IDLE is being ended, after the FETCH that ends it
+// was sent, and is not in the answer. Nothing announces it again.
+func TestMailBetweenDoneAndOK(t *testing.T) {
+	withScript(t, func(s *script, _ *receiver) {
+		late := false // the second mail has been announced, and not been asked for since
+		s.before = func(c *scriptConn, command string, args []string) bool {
+			switch n := len(s.inbox()); {
+			case command == "DONE" && n == 1:
+				c.setIdle(false)
+				s.add(messageMail(s.t, 2, ""))
+				c.send("* 2 EXISTS")
+				late = true
+				c.ok()
+				return true
+			case command == "UID FETCH" && late:
+				late = false
+				_, _, partial := c.parseFetch(args)
+				c.sendMail(1, s.inbox()[0], partial)
+				c.ok()
+				return true
+			}
+			return false
+		}
+	}, func(t *scriptTest) {
+		time.Sleep(time.Minute) // in IDLE
+		t.script.addMessages(1, 1)
+		start := time.Now()
+		t.want(1, 2)
+		if late := time.Since(start); late > time.Second {
+			t.Errorf("found after %v", late)
+		}
+	})
+}
+
 // TestLostWakeUp: some servers forget to announce mail that arrives while IDLE begins.
 func TestLostWakeUp(t *testing.T) {
 	withScript(t, func(s *script, r *receiver) {
