@@ -96,35 +96,49 @@ func (unsettled) Ack() error                 { return errDisk }
 func (unsettled) Nack(time.Duration, string) {}
 func (unsettled) Term(string)                {}
 
-// A message that can't be put on record as taken is not handed out: it comes again.
+// passedOn is one that becomes somebody else's while it is acknowledged.
+type passedOn struct {
+	unsettled
+	lost bool
+}
+
+func (p *passedOn) Ack() error { p.lost = true; return errDisk }
+func (p *passedOn) Lost() bool { return p.lost }
+
+// A message that can't be put on record as taken is handed out all the same: it does not come again here.
+// One that is somebody else's by then is not.
 func TestAcknowledgementFails(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
 	carrier, node := newScripted(t)
 	sub := newSubscription(t, node, "/a", pubsub.Durable("d"))
-	push := func() {
-		carrier.deliver(transport.Delivery{Message: &transport.Message{Kind: transport.TopicMessage, Name: "/a"}, Settler: unsettled{}, Attempt: 1})
+	push := func(body string, settler transport.Settler) {
+		carrier.deliver(transport.Delivery{Message: &transport.Message{Kind: transport.TopicMessage, Name: "/a", Body: []byte(body)}, Settler: settler, Attempt: 1})
 	}
-	good := func() {
-		carrier.deliver(transport.Delivery{Message: &transport.Message{Kind: transport.TopicMessage, Name: "/a", Body: []byte("good")}})
-	}
-	push()
-	if m, err := sub.Next(t.Context()); m != nil || !errors.Is(err, errDisk) {
-		t.Errorf("Next: %v, %v", m, err)
-	}
-	push()
-	good()
-	if m, ok := sub.TryNext(); !ok || string(m.Body) != "good" {
-		t.Errorf("TryNext: %v, %v", m, ok)
-	}
-	push()
-	good()
-	for m := range sub.All(t.Context()) {
-		if string(m.Body) != "good" {
-			t.Errorf("All: %v", m)
+	for name, read := range map[string]func() (*transport.Message, error){
+		"Next": func() (*transport.Message, error) { return sub.Next(ctx) },
+		"TryNext": func() (*transport.Message, error) {
+			m, ok := sub.TryNext()
+			if !ok {
+				return nil, errors.New("nothing")
+			}
+			return m, nil
+		},
+		"All": func() (*transport.Message, error) {
+			for m := range sub.All(ctx) {
+				return m, nil
+			}
+			return nil, errors.New("nothing")
+		},
+	} {
+		push("lost", new(passedOn))
+		push("good", unsettled{})
+		if m, err := read(); err != nil || string(m.Body) != "good" {
+			t.Errorf("%s: %v, %v", name, m, err)
 		}
-		break
 	}
-	push()
-	if d, err := sub.Take(t.Context()); err != nil || !errors.Is(d.Ack(), errDisk) {
+	push("taken", unsettled{})
+	if d, err := sub.Take(ctx); err != nil || !errors.Is(d.Ack(), errDisk) {
 		t.Errorf("Take: %v", err)
 	}
 }

@@ -58,17 +58,17 @@ func (s *Subscription) GID() transport.GID { return s.gid }
 //
 // A message is done with when it is taken: a program that stops before it has handled it does not get
 // it again, also from a durable subscription or group. Those should be read with Handle or Take. If
-// they can't put on record that the message is taken, Next returns that error instead of the message,
-// which comes again.
+// they can't put on record that the message is taken, that is logged, and it may come again.
 func (s *Subscription) Next(ctx context.Context) (*transport.Message, error) {
-	d, err := s.Take(ctx)
-	if err != nil {
-		return nil, err
+	for {
+		d, err := s.Take(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if s.keep(d) {
+			return d.Message, nil
+		}
 	}
-	if err := d.Ack(); err != nil {
-		return nil, fmt.Errorf("subscription %s: %w", s.name, err)
-	}
-	return d.Message, nil
 }
 
 // Take is Next for programs that say themselves what has become of the message: by the Ack, Nack or
@@ -83,32 +83,35 @@ func (s *Subscription) Take(ctx context.Context) (transport.Delivery, error) {
 	return d, nil
 }
 
-// TryNext is Next without waiting for a message: it takes one if there is one. A message of a durable
-// subscription or group that can't be put on record as taken is logged, and comes again.
+// TryNext is Next without waiting for a message: it takes one if there is one.
 func (s *Subscription) TryNext() (*transport.Message, bool) {
 	for {
 		d, ok := s.inbox.TryPop()
 		if !ok {
 			return nil, false
 		}
-		if s.ack(d) {
+		if s.keep(d) {
 			return d.Message, true
 		}
 	}
 }
 
-// All returns an iterator that waits for messages and takes them, as TryNext does, until ctx ends or
+// All returns an iterator that waits for messages and takes them, as Next does, until ctx ends or
 // the subscription is closed.
 func (s *Subscription) All(ctx context.Context) iter.Seq[*transport.Message] {
 	return func(yield func(*transport.Message) bool) {
 		for {
 			d, err := s.inbox.Pop(ctx)
-			if err != nil || s.ack(d) && !yield(d.Message) {
+			if err != nil || s.keep(d) && !yield(d.Message) {
 				return
 			}
 		}
 	}
 }
+
+// keep settles a delivery that has been taken, and reports whether it is the reader's now. Also if that
+// is not on record: here the message does not come again. But it may be somebody else's.
+func (s *Subscription) keep(d transport.Delivery) bool { return s.ack(d) || !d.Lost() }
 
 // ack settles a delivery that has been taken or handled. It returns false if that is not on record.
 func (s *Subscription) ack(d transport.Delivery) bool {

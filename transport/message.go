@@ -155,7 +155,8 @@ type Delivery struct {
 type Settler interface {
 	// Ack: the message has been handled. It returns nil when that is on record: from
 	// then on the message is not delivered again to the durable interest or group, whatever
-	// happens. An error says that it may be.
+	// happens. An error says that it may be, to whoever uses the durable name next or to another
+	// member; the delivery is settled all the same, and its receiver need not wait for the message.
 	Ack() error
 	// Nack: the message has not been handled; deliver it again after delay, or, when that has
 	// been done often enough, keep it as a dead letter with the reason. It does not block. A negative delay
