@@ -63,12 +63,15 @@ func (s Stock) Outages() []Outage {
 		all = append(all,
 			Outage{name + "-stop", func() error { return s.run("bash", s.Script, "stop", name, s.Dir) }, start},
 			Outage{name + "-kill", func() error { return s.kill(name) }, start})
+		if name == "imap" {
+			all = append(all, Outage{"imap-kick", s.kick, nil}, Outage{"renumber", s.renumber, start})
+		}
 	}
-	return append(all, Outage{"imap-kick", s.kick, nil}, Outage{"renumber", s.renumber, nil})
+	return all
 }
 
-// renumber has Dovecot forget the numbers it has given to the mails of those who receive, as after
-// the loss of its index.
+// renumber stops Dovecot, and has it forget the numbers it has given to the mails of those who receive, as
+// after the loss of its index.
 func (s Stock) renumber() error {
 	if err := s.run("bash", s.Script, "stop", "imap", s.Dir); err != nil {
 		return err
@@ -80,7 +83,7 @@ func (s Stock) renumber() error {
 			err = errors.Join(err, os.Remove(file))
 		}
 	}
-	return errors.Join(err, s.run("bash", s.Script, "start", "imap", s.Dir))
+	return err
 }
 
 func (s Stock) run(command string, args ...string) error {
