@@ -343,3 +343,62 @@ func TestDurableExpunged(t *testing.T) {
 		}
 	})
 }
+
+// TestDurableGapAndRestart: a message that is missing when a durable name is used again is waited for as
+// before, and reported when that is in vain, also if it comes after that.
+func TestDurableGapAndRestart(t *testing.T) {
+	for name, restart := range map[string]bool{"restart": true, "the same process": false} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newScript(t)
+				path := filepath.Join(t.TempDir(), "state")
+				var got []string
+				var mu sync.Mutex
+				add := func(format string, args ...any) {
+					mu.Lock()
+					defer mu.Unlock()
+					got = append(got, fmt.Sprintf(format, args...))
+				}
+				interest := onT
+				interest.GapWait = time.Minute
+				interest.Gap = func(g transport.Gap) { add("gap %d-%d", g.First, g.Last) }
+				handle := func(d transport.Delivery) {
+					add("%d", d.Message.Info.Sequence)
+					go d.Ack()
+				}
+				l := newLife(t, s, path, io.Discard)
+				stop := l.receive(interest, handle)
+				again := func(deliver func(transport.Delivery)) {
+					time.Sleep(10 * time.Second)
+					stop()
+					if restart {
+						l.end()
+						l = newLife(t, s, path, io.Discard)
+					}
+					stop = l.receive(interest, deliver)
+					time.Sleep(10 * time.Second)
+				}
+				s.addMessages(1, 2)
+				s.addMessages(4, 5)
+				again(handle)
+				s.addMessages(3, 3)
+				time.Sleep(time.Second)
+				s.addMessages(7, 8)
+				again(func(d transport.Delivery) { add("unsettled %d", d.Message.Info.Sequence) })
+				time.Sleep(time.Hour)
+				again(handle)
+				s.addMessages(6, 6)
+				time.Sleep(time.Second)
+				stop()
+				l.end()
+				want := []string{"1", "2", "3", "4", "5", "gap 6-6", "unsettled 7", "unsettled 8", "7", "8", "gap 6-6", "6"}
+				if !restart { // it is known that the gap was reported
+					want = slices.Delete(want, 10, 11)
+				}
+				if !slices.Equal(got, want) {
+					t.Errorf("got %q, want %q", got, want)
+				}
+			})
+		})
+	}
+}

@@ -208,14 +208,15 @@ func (d *durable) takeBack() {
 // newSequencer makes the sequencer of an interest, and returns the letters that an earlier one has held back.
 func (d *durable) newSequencer(interest transport.Interest) (again []*letter) {
 	passed := d.memory.Clone()
-	first := make(map[transport.GID]uint64) // of each publisher what is not settled
+	first := make(map[transport.GID]uint64) // of each publisher what was passed on, and is going to be offered again
 	for _, l := range d.letters {
 		switch {
 		case l.state == held:
 			again = append(again, l)
-			lower(first, l.key)
-		case l.state == absent && !l.nacked: // it is going to be offered
-			lower(first, l.key)
+		case l.state == absent && !l.nacked:
+			if l.attempt > 0 {
+				lower(first, l.key)
+			}
 		default:
 			passed.Add(l.key, sourceTime(l))
 		}

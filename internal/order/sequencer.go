@@ -120,7 +120,8 @@ func (s *Sequencer) Offer(d transport.Delivery) bool {
 	return s.hold(st, d, n)
 }
 
-// Expect says which number of each of these publishers is the first that is going to be offered.
+// Expect says which number of each of these publishers is the first that is going to be offered. What is below it
+// counts as before a first contact.
 func (s *Sequencer) Expect(first map[transport.GID]uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -130,7 +131,7 @@ func (s *Sequencer) Expect(first map[transport.GID]uint64) {
 	for gid, n := range first {
 		if n > 0 && n < math.MaxUint64 {
 			st := s.stream(gid, n)
-			st.next = n
+			st.next, st.first = n, n
 			s.passReady(st)
 		}
 	}

@@ -260,6 +260,10 @@ func TestSequencerGoesOn(t *testing.T) {
 		if !slices.Equal(r.numbers()[5:], []uint64{13, 1000, 1001}) || len(r.gaps) != 1 || r.gaps[0].First != 11 {
 			t.Errorf("got %v, gaps %v", r.numbers(), r.gaps)
 		}
+		r.Offer(transport.Delivery{Message: message(2, 999)})
+		if len(r.got) != 9 || len(r.gaps) != 2 || r.gaps[1].First != 999 || r.gaps[1].Last != 999 {
+			t.Errorf("what comes from before what was expected is passed on unreported: got %v, gaps %v", r.numbers(), r.gaps)
+		}
 	})
 }
 
