@@ -73,7 +73,7 @@ func (r *reader) fetchEach(ctx context.Context) (more bool, err error) {
 		r.cursor.pass(all.to)
 	}
 	*alone = isolation{}
-	return true, nil
+	return len(uids) > 0 || r.cursor.last != 0, nil // some servers say NO when there is nothing
 }
 
 // fetchOne delivers a mail, or notes that it could not be fetched. The result is settled even
