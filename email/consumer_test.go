@@ -282,3 +282,52 @@ func TestConsumerRenumbered(t *testing.T) {
 		}
 	})
 }
+
+// TestConsumerPassedNothingUnread: while the server does not send a mail, a consumer is not told that it has
+// passed it, though it was offered one behind it.
+func TestConsumerPassedNothingUnread(t *testing.T) {
+	broken := true
+	withScript(t, func(s *script, _ *receiver) {
+		s.before = func(c *scriptConn, command string, args []string) bool {
+			if command != "UID FETCH" || !broken {
+				return false
+			}
+			in, partial := c.parseSet(args)
+			if partial == 0 || !in(1) {
+				return false
+			}
+			for i, m := range s.inbox() {
+				if m.uid != 1 && in(m.uid) {
+					c.sendMail(i+1, m, partial)
+				}
+			}
+			c.send("%s NO message 1 can't be read", c.tag)
+			return true
+		}
+	}, func(t *scriptTest) {
+		p := new(blocked)
+		p.t = t
+		p.feed = t.receiver.newFeed(transport.Interest{Kind: transport.TopicMessage, Name: "/t"})
+		p.feed.start(p)
+		defer p.feed.stop()
+		synctest.Wait()
+		t.script.addMessages(1, 2)
+		t.want(2, 2)
+		p.feed.poke()
+		synctest.Wait()
+		p.mu.Lock()
+		if p.place != 1 {
+			t.Errorf("it has passed all below %d", p.place)
+		}
+		p.open, broken = true, false
+		p.mu.Unlock()
+		p.feed.poke()
+		t.want(1, 1)
+		p.feed.poke()
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if got := p.numbers(); !slices.Equal(got, upTo(1, 2)) {
+			t.Errorf("got %d", got)
+		}
+	})
+}

@@ -98,7 +98,7 @@ func (f *feed) readOn(ctx context.Context) (more bool, err error) {
 	if r.cursor.next >= live.next {
 		// What everybody has got already, ahead of what is missing, it has not.
 		f.behind = r.cursor.next > live.next || len(live.ahead) > 0
-		f.pass(r.cursor.next)
+		f.pass(min(r.cursor.next, live.next)) // what is between them may have come without what is before it
 		return false, nil
 	}
 	r.cursor.last = live.next - 1
