@@ -331,3 +331,32 @@ func TestConsumerPassedNothingUnread(t *testing.T) {
 		}
 	})
 }
+
+// TestConsumerAgainUnwanted: mails to be read again that are no messages for the consumer, for whatever
+// reason, are gone; they are not asked for again and again.
+func TestConsumerAgainUnwanted(t *testing.T) {
+	withScript(t, func(s *script, r *receiver) {
+		r.maxBody, r.maxMail = 50_000, 100_000
+		s.add("Subject: lunch?\r\nFrom: a@b.test\r\n\r\nAt noon.\r\n")
+		s.add(strings.Replace(messageMail(s.t, 2, ""), "Source-Timestamp: ", "Source-Timestamp: x", 1))
+		s.add(messageMail(s.t, 3, strings.Repeat("x", 60_000)))
+		s.add(messageMail(s.t, 4, strings.Repeat("x", 200_000)))
+		s.addMessages(5, 5)
+		asked := 0
+		s.before = func(c *scriptConn, _ string, _ []string) bool {
+			if asked++; asked > 1000 {
+				c.Close() // and the test comes to an end
+			}
+			return false
+		}
+	}, func(t *scriptTest) {
+		p := &picky{missing: []imap.UID{1, 2, 3, 4, 5}}
+		p.consume(t)
+		defer func() { p.feed.stop() }()
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if got := p.numbers(); fmt.Sprint(got, p.lost) != "[5] [1 2 3 4]" {
+			t.Errorf("got %v, lost %v", got, p.lost)
+		}
+	})
+}

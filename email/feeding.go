@@ -119,15 +119,20 @@ func (f *feed) readOn(ctx context.Context) (more bool, err error) {
 func (f *feed) readAgain(ctx context.Context, uids []imap.UID) (progress bool, err error) {
 	uids = uids[:min(len(uids), catchUpSize)]
 	come := make(map[imap.UID]verdict)
+	unwanted := make(map[imap.UID]bool) // it is no message for the consumer, or not any more
 	request := wanted{uids: imap.UIDSetNum(uids...), limit: headBytes, dates: f.retry.dates}
 	err = f.receiver.session.fetch(ctx, request, func(mail fetched) {
 		if v, known := come[mail.uid]; known && v != unread || f.full {
 			return
 		}
 		if come[mail.uid] = unread; mail.hasBody {
+			found := false
+			f.retry.audience = foundAudience{f, &found}
 			come[mail.uid] = f.retry.examine(mail)
+			unwanted[mail.uid] = come[mail.uid] == settled && !found
 		}
 	})
+	f.retry.audience = f
 	if err != nil && !isNo(err) {
 		return false, err
 	}
@@ -137,7 +142,9 @@ func (f *feed) readAgain(ctx context.Context, uids []imap.UID) (progress bool, e
 		case f.full:
 			return progress, nil
 		case known && v == settled:
-			progress = true
+			if progress = true; unwanted[uid] {
+				f.consumer.gone(uid)
+			}
 		case known || err != nil:
 			read, err := f.readOneAgain(ctx, uid)
 			if err != nil {
@@ -166,15 +173,16 @@ func (f *feed) readOneAgain(ctx context.Context, uid imap.UID) (done bool, err e
 	return done, err
 }
 
-// foundAudience notes that a message was there.
+// foundAudience notes that a message was there that is for the consumer.
 type foundAudience struct {
 	*feed
 	found *bool
 }
 
 func (a foundAudience) take(mail fetched, m *transport.Message) (n int, ok bool) {
-	*a.found = true
-	return a.feed.take(mail, m)
+	n, ok = a.feed.take(mail, m)
+	*a.found = *a.found || n > 0
+	return n, ok
 }
 
 // pass tells the consumer how far it is, if that is news.
