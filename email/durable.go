@@ -112,7 +112,7 @@ func keyOf(m *transport.Message, validity uint32, uid imap.UID) order.Key {
 func (d *durable) begin(validity uint32, next imap.UID) (from imap.UID, since time.Time) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.place.validity == validity && d.place.read <= next {
+	if d.place.validity == validity && d.place.read <= next && d.until == 0 { // else it has not been read again to the end
 		return d.place.read, time.Time{}
 	}
 	if d.place.validity != 0 { // else it begins now, with what has come since the name was first used
