@@ -345,8 +345,10 @@ func (d *durable) keepsIn(validity uint32) (from imap.UID, open []imap.UID) {
 	if d.until != 0 || d.place.validity != validity {
 		return 0, nil
 	}
-	for uid := range d.places {
-		open = append(open, uid)
+	for _, l := range d.letters { // not d.places: the name may have been stated for something else, in vain
+		if l.uid != 0 {
+			open = append(open, l.uid)
+		}
 	}
 	for _, b := range d.saving.burials { // until they are on record
 		open = append(open, b.letter.uid)

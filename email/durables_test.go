@@ -8,6 +8,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/emersion/go-imap/v2"
+
 	"github.com/postbus/postbus/transport"
 )
 
@@ -48,6 +50,31 @@ func TestDurableAgainWhileRenumbered(t *testing.T) {
 		synctest.Wait()
 		if !slices.Equal(got, upTo(2, 400)) {
 			t.Errorf("got %v", got)
+		}
+	})
+}
+
+// TestDurableKeepsWhenMisused: a durable name that is stated for something else, in vain, still needs what it
+// has not settled.
+func TestDurableKeepsWhenMisused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScript(t)
+		path := filepath.Join(t.TempDir(), "state")
+		l := newLife(t, s, path, io.Discard)
+		l.receive(transport.Interest{Kind: transport.TopicMessage, Name: "/t", Durable: "d"}, func(transport.Delivery) {})
+		s.addMessages(1, 3)
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		l.end()
+		l = newLife(t, s, path, io.Discard)
+		defer l.end()
+		if _, err := l.durables.receive(transport.Interest{Kind: transport.TopicMessage, Name: "/other", Durable: "d"}, nil); err == nil {
+			t.Fatal("a durable name was used for something else")
+		}
+		from, open := l.durables.keeps(7)
+		slices.Sort(open)
+		if from != 4 || !slices.Equal(open, []imap.UID{1, 2, 3}) {
+			t.Errorf("it keeps what is from %d on, and %d", from, open)
 		}
 	})
 }
