@@ -178,6 +178,9 @@ func (d *durable) accept(uid imap.UID, m *transport.Message, arrived time.Time) 
 		if m.Kind != transport.Request || uid < d.until {
 			return nil, true
 		}
+		if d.full() {
+			return nil, false
+		}
 		return &letter{key: key, message: m, repeated: true}, true
 	case d.full():
 		return nil, false

@@ -78,3 +78,35 @@ func TestDurableKeepsWhenMisused(t *testing.T) {
 		}
 	})
 }
+
+// TestDurableRepetitionsBounded: requests that have been handled and come again do not fill the memory
+// while another one is being handled.
+func TestDurableRepetitionsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLife(t, newScript(t), filepath.Join(t.TempDir(), "state"), io.Discard)
+		defer l.end()
+		var last transport.Delivery
+		stop := l.receive(transport.Interest{Kind: transport.Request, Name: "/t", Durable: "d", InFlight: 1}, func(d transport.Delivery) { last = d })
+		defer stop()
+		synctest.Wait()
+		d := l.durables.names["d"]
+		offer := func(uid imap.UID, n uint64) bool {
+			m := &transport.Message{Kind: transport.Request, Name: "/t"}
+			m.Info.PublisherGID, m.Info.Sequence = transport.GID{1}, n
+			return d.offer(uid, m, time.Time{})
+		}
+		offer(1, 1)
+		if err := last.Ack(); err != nil {
+			t.Fatal(err)
+		}
+		offer(2, 2) // takes the only place, and the next one waits
+		offer(3, 3)
+		taken := 0
+		for taken < 2*readyMessages && offer(imap.UID(4+taken), 1) {
+			taken++
+		}
+		if taken > readyMessages {
+			t.Errorf("%d repetitions wait", taken)
+		}
+	})
+}
