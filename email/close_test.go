@@ -6,6 +6,7 @@ import (
 	"net"
 	"strings"
 	"testing"
+	"testing/synctest"
 
 	"github.com/postbus/postbus/transport"
 )
@@ -110,6 +111,7 @@ func TestMaxBody(t *testing.T) {
 		if a, b := <-t.got, <-t.got; a != 1 || b != 3 {
 			t.Errorf("messages %d and %d came, want 1 and 3", a, b)
 		}
+		synctest.Wait()
 		if !strings.Contains(t.log.String(), "max-body") {
 			t.Errorf("the log does not say why: %s", t.log)
 		}

@@ -61,6 +61,7 @@ type feed struct {
 	begun  bool
 	from   imap.UID // where it has begun
 	reader reader   // its cursor is the consumer's place while it is behind
+	leap   imap.UID // how many UIDs to look for the next mail in; 0 to read on as usual
 	behind bool
 	full   bool // it has said no; wait until it is poked
 	ask    bool // it has to be asked for mails to be read again
@@ -214,7 +215,7 @@ func (r *receiver) startFeed(ctx context.Context, f *feed) error {
 	f.from = from
 	f.reader = reader{receiver: r, audience: f, quiet: true, dates: f.old != 0, cursor: cursor{validity: live.validity, next: from}}
 	f.retry = reader{receiver: r, audience: f, quiet: true, dates: f.old != 0}
-	f.begun, f.behind, f.ask, f.full, f.offered = true, true, true, false, 0
+	f.begun, f.behind, f.ask, f.full, f.offered, f.leap = true, true, true, false, 0, 0
 	f.recall = nil
 	if h, ok := f.consumer.(historian); ok {
 		if n := h.last(); n > 0 {

@@ -360,3 +360,25 @@ func TestConsumerAgainUnwanted(t *testing.T) {
 		}
 	})
 }
+
+// TestConsumerLeaps: UIDs that are not in use any more, however many, cost next to nothing.
+func TestConsumerLeaps(t *testing.T) {
+	withScript(t, func(s *script, _ *receiver) { s.addMessages(1, 3) }, func(t *scriptTest) {
+		t.script.mu.Lock()
+		t.script.next = 4_000_000_000
+		t.script.mu.Unlock()
+		p := &picky{from: 1}
+		t.script.addMessages(4, 5)
+		t.want(4, 5)
+		looks := t.script.count("UID FETCH")
+		p.consume(t)
+		defer func() { p.feed.stop() }()
+		synctest.Wait()
+		if n := t.script.count("UID FETCH") - looks; n > 100 {
+			t.Errorf("%d looks", n)
+		}
+		if got := p.numbers(); !slices.Equal(got, upTo(1, 5)) {
+			t.Errorf("got %d", got)
+		}
+	})
+}

@@ -113,6 +113,21 @@ func (c *cursor) finish(b *batch, complete bool) {
 	}
 }
 
+// covers reports whether a cursor is not behind another one. Behind the last UID that there can be is no
+// place: there it matters whether its mail has been delivered.
+func (c *cursor) covers(other *cursor) bool {
+	_, done := c.ahead[lastUID]
+	return c.next >= other.next && (done || other.end() != lastUID)
+}
+
+// end returns the highest UID that the cursor is past.
+func (c *cursor) end() imap.UID {
+	if _, done := c.ahead[lastUID]; done && c.next == lastUID {
+		return lastUID
+	}
+	return c.next - 1
+}
+
 // passKnown moves the cursor past the delivered ones of these UIDs, which are all that
 // there are. It returns true if some are missing.
 func (c *cursor) passKnown(uids []imap.UID) (missing bool) {

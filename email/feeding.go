@@ -95,23 +95,66 @@ func (r *receiver) catchUp(ctx context.Context) (more bool, err error) {
 func (f *feed) readOn(ctx context.Context) (more bool, err error) {
 	live := &f.receiver.live.cursor
 	r := &f.reader
-	if r.cursor.next >= live.next {
+	if r.cursor.covers(live) {
 		// What everybody has got already, ahead of what is missing, it has not.
 		f.behind = r.cursor.next > live.next || len(live.ahead) > 0
 		f.pass(min(r.cursor.next, live.next)) // what is between them may have come without what is before it
 		return false, nil
 	}
-	r.cursor.last = live.next - 1
+	if f.leap > 0 {
+		err := f.leapOn(ctx, live.end())
+		f.pass(r.cursor.next)
+		return true, err
+	}
+	r.cursor.last = live.end()
 	if r.cursor.last-r.cursor.next >= catchUpSize {
 		r.cursor.last = r.cursor.next + catchUpSize - 1
 	}
+	r.found = true
 	if more, err = r.fetch(ctx); err != nil {
 		r.isolation.broke(r.cursor.next)
 		return false, err
 	}
 	r.isolation.breaks = 0
+	if !r.found {
+		f.leap = 2 * catchUpSize
+	}
 	f.pass(r.cursor.next)
 	return more && !f.full, nil
+}
+
+// leapOn looks for the next mail, up to a UID, where there has been none: in portions a wide range of
+// UIDs that are not in use any more would take for ever. It looks at ever more UIDs, and reads no mail.
+func (f *feed) leapOn(ctx context.Context, last imap.UID) error {
+	c := &f.reader.cursor
+	if last-c.next >= f.leap {
+		last = c.next + f.leap - 1
+	}
+	first := imap.UID(0)
+	err := f.receiver.session.fetch(ctx, span(c.next, last, 0), func(mail fetched) {
+		if mail.uid >= c.next && (first == 0 || mail.uid < first) {
+			first = mail.uid
+		}
+	})
+	switch {
+	case isNo(err):
+		f.leap = 0
+		return nil
+	case err != nil:
+		return err
+	case first == 0:
+		c.pass(last)
+		if last == lastUID {
+			c.delivered(last)
+		}
+		f.leap = min(f.leap, lastUID/2) * 2
+		return nil
+	}
+	f.leap = 0
+	if first > c.next {
+		c.pass(first - 1)
+	}
+	return nil
 }
 
 // readAgain offers mails that the consumer wants again, and reports whether anything has come

@@ -31,6 +31,7 @@ type reader struct {
 	tries     int      // how often it has been asked for
 	dates     bool     // the audience wants to know when mails arrived
 	quiet     bool     // the audience does not hear of bounces
+	found     bool     // the last FETCH has found something
 }
 
 // audience is for whom mail is read.
@@ -92,6 +93,7 @@ func (r *reader) fetch(ctx context.Context) (more bool, err error) {
 		return false, err
 	}
 	r.cursor.finish(&batch, true)
+	r.found = batch.found
 	switch {
 	case batch.blocked == 0:
 		return batch.found || batch.to != lastUID, nil

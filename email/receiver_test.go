@@ -459,15 +459,14 @@ func TestOddInboxes(t *testing.T) {
 			}
 			c.ok()
 		}), []int{3}},
-		{"highest UID", answer(func(c *scriptConn, mails []scriptMail, _, _, partial int) {
-			for _, m := range mails {
-				if m.uid == 5 {
-					m.uid = math.MaxUint32
-				}
-				c.sendMail(5, m, partial)
+		{"highest UID", func(c *scriptConn, _ string, _ []string) bool {
+			c.script.mu.Lock()
+			defer c.script.mu.Unlock()
+			if len(c.script.mails) == 5 {
+				c.script.mails[4].uid = math.MaxUint32
 			}
-			c.ok()
-		}), nil},
+			return false
+		}, nil},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			withScript(t, func(s *script, _ *receiver) { s.before = test.before }, func(t *scriptTest) {

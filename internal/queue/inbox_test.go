@@ -234,12 +234,15 @@ func TestCloseFromHandler(t *testing.T) {
 		n := newNode(t, nil)
 		in := attach(t, n, transport.QoS{})
 		var got []uint64 // guarded by there being one handler
+		published := make(chan struct{})
 		handle(t, in, 1, func(_ context.Context, d transport.Delivery) {
+			<-published
 			in.Close()
 			time.Sleep(time.Second)
 			got = append(got, d.Message.Info.Sequence)
 		})
 		publish(t, n, 1, 3)
+		close(published)
 		synctest.Wait()
 		if err := n.Close(t.Context()); err != nil {
 			t.Errorf("Close: %v", err)
