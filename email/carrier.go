@@ -10,6 +10,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/emersion/go-imap/v2"
+
 	"github.com/postbus/postbus/transport"
 )
 
@@ -165,7 +167,12 @@ func newCarrier(config Config, options Options) (*Carrier, error) {
 	c.receiver.connect = mailbox.openInbox
 	logs := login(imapServer)
 	c.durables = durables{receiver: &c.receiver, logger: options.Logger}
-	c.receiver.remembered = c.durables.keeps
+	c.receiver.remembered = func(validity uint32) (from imap.UID, open []imap.UID) {
+		if c.groups.unfed() {
+			return 0, nil // nobody knows yet what they still need
+		}
+		return c.durables.keeps(validity)
+	}
 	c.groups = groups{address: address, logger: options.Logger, receiver: &c.receiver, connect: logs.openLog}
 	for _, list := range []struct{ from, to *[]string }{{&config.To, &c.sender.to}, {&config.Cc, &c.sender.cc}, {&config.Bcc, &c.sender.bcc}} {
 		for _, recipient := range *list.from {

@@ -207,6 +207,22 @@ func (g *group) detach() {
 	}
 }
 
+// unfed reports whether there is a group that is not fed, and so can't say what it needs of the
+// inbox: its log can't be reached, or it has been left with something unsettled.
+func (s *groups) unfed() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, g := range s.open {
+		g.mu.Lock()
+		fed := g.inbox.feed != nil
+		g.mu.Unlock()
+		if !fed {
+			return true
+		}
+	}
+	return false
+}
+
 // retire ends the group if nobody is interested in it any more.
 func (s *groups) retire(g *group) bool {
 	s.mu.Lock()

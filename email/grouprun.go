@@ -290,6 +290,13 @@ func (g *group) write(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		if len(mail) > claim.MaxCheckpoint && s.checkpoint {
+			// Nobody would read it. The log grows until less is open.
+			s.record.State, s.checkpoint, s.prune = nil, false, 0
+			if mail, err = recordMail(s.record, g.interest.Group, g.groups.address, s.first); err != nil {
+				return err
+			}
+		}
 		s.mail = mail
 		g.number = s.record.Number
 		s.record.State = nil // it goes on

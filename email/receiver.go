@@ -254,6 +254,8 @@ func (r *receiver) resync(ctx context.Context) error {
 	r.live.dates = true
 	r.rescan.until = r.session.next
 	r.skips.drop(len(r.skips.waiting))
+	r.retention.drop(len(r.retention.waiting))
+	r.retention.began = false
 	r.feeds.set(r.session.validity, r.session.next)
 	r.restartFeeds()
 	r.session.checked = true

@@ -70,7 +70,7 @@ func Group(name string) SubscriptionOption {
 
 // Lease is how long a member of a group may be silent, because its process or network has died,
 // before others get what it had not settled. The default is transport.DefaultLease, the least
-// transport.MinLease.
+// transport.MinLease, the longest transport.MaxLease.
 func Lease(d time.Duration) SubscriptionOption {
 	return subscriptionOption(func(s *subscribing) { s.interest.Lease = d })
 }

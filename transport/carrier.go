@@ -90,8 +90,8 @@ type Interest struct {
 	GapWait time.Duration
 	// Gap, if set, is called when messages were waited for in vain. One that comes after
 	// all is delivered then. What is below the first message that has come of a publisher may be from
-	// before the interest: it is reported only if it comes after all, right before it is delivered. So nothing
-	// comes out of order that has not been reported. Gap is called as deliver is, and does not block.
+	// before the interest: it is reported, all of it, only when some of it comes after all. So nothing comes out of
+	// order that has not been reported. Gap is called as deliver is, and does not block.
 	Gap func(Gap)
 
 	// Last asks for the newest messages of the name from before the interest, at most so
@@ -129,6 +129,8 @@ const (
 const (
 	// MinLease is the shortest lease: mail servers tell time in seconds.
 	MinLease = 2 * time.Second
+	// MaxLease is the longest lease.
+	MaxLease = 24 * time.Hour
 	// MaxInFlight is the largest InFlight.
 	MaxInFlight = 1 << 12
 	// MaxLast is the largest Last.
@@ -170,8 +172,8 @@ func (i Interest) Validate() error {
 		return fmt.Errorf("%d deliveries in flight; 1 to %d are possible", i.InFlight, MaxInFlight)
 	case i.MaxDeliver < 0:
 		return fmt.Errorf("MaxDeliver is %d, it can't be negative", i.MaxDeliver)
-	case i.Lease < 0 || i.Lease > 0 && i.Lease < MinLease:
-		return fmt.Errorf("a lease of %v; the shortest is %v", i.Lease, MinLease)
+	case i.Lease != 0 && (i.Lease < MinLease || i.Lease > MaxLease):
+		return fmt.Errorf("a lease of %v; %v to %v are possible", i.Lease, MinLease, MaxLease)
 	}
 	return nil
 }

@@ -34,6 +34,7 @@ func TestInterestValidate(t *testing.T) {
 		{"in flight", transport.Interest{Kind: transport.TopicMessage, Name: "/t", InFlight: transport.MaxInFlight + 1}, other},
 		{"max deliver", transport.Interest{Kind: transport.TopicMessage, Name: "/t", MaxDeliver: -1}, other},
 		{"lease", transport.Interest{Kind: transport.TopicMessage, Name: "/t", Lease: time.Second}, other},
+		{"long lease", transport.Interest{Kind: transport.TopicMessage, Name: "/t", Group: "g", Lease: transport.MaxLease + 1}, other},
 	} {
 		if err := test.i.Validate(); (err == nil) != (test.want == nil) || test.want != other && !errors.Is(err, test.want) {
 			t.Errorf("%s: %v, want %v", test.what, err, test.want)

@@ -44,7 +44,7 @@ type Options struct {
 // order of their numbers. When one is missing it holds back those behind it for
 // a while. Then it reports the gap and goes on; should the missing one come after all, it
 // is passed on late, for to lose it would be worse. What is below the first message of a publisher
-// that has come is no gap, for it may be from before, until it does come: then it is reported and passed on. Messages without a number pass as they come.
+// that has come is no gap, for it may be from before, until some of it does come: then all that is missing there is reported. Messages without a number pass as they come.
 //
 // Calls of Deliver and Gap come one at a time. All methods may be called concurrently,
 // but not from Deliver and Gap.
@@ -111,7 +111,8 @@ func (s *Sequencer) Offer(d transport.Delivery) bool {
 		if n >= st.next {
 			st.next = n + 1
 		} else if n < st.first { // it is late, and that is no news only for gaps that were reported
-			s.report(st.gid, n, n)
+			s.report(st.gid, 1, st.first-1)
+			st.first = 0
 		}
 		s.pass(d)
 		s.passReady(st)

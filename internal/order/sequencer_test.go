@@ -78,7 +78,7 @@ func TestSequencer(t *testing.T) {
 		{"first contact", []arrival{{1, 400, 0}, {1, 399, 900 * ms}}, []uint64{399, 400}, "", wait},
 		{"first contact far on", []arrival{{1, 10001, 0}, {1, 10000, 100 * ms}}, []uint64{10000, 10001}, "", wait / 4},
 		{"gap at first contact far on", []arrival{{1, 10002, 0}, {1, 10000, 0}, {1, 10001, 900 * ms}}, []uint64{10000, 10001, 10002}, "", 900 * ms},
-		{"late below the first", []arrival{{1, 5, 0}, {1, 3, 2 * wait}, {1, 4, 0}, {1, 6, 0}}, []uint64{5, 3, 4, 6}, "3-3 4-4", 2 * wait},
+		{"late below the first", []arrival{{1, 5, 0}, {1, 3, 2 * wait}, {1, 4, 0}, {1, 6, 0}}, []uint64{5, 3, 4, 6}, "1-4", 2 * wait},
 		{"highest", []arrival{{1, 1, 0}, {1, math.MaxUint64, 0}, {1, math.MaxUint64 - 1, 0}, {1, 2, 0}}, []uint64{1, math.MaxUint64, 2, math.MaxUint64 - 1}, "3-18446744073709551613", wait},
 		{"publishers", []arrival{{1, 2, 0}, {2, 1, 0}, {2, 2, 0}, {1, 1, 0}}, []uint64{1, 2, 1, 2}, "", 0},
 	} {
@@ -261,7 +261,7 @@ func TestSequencerGoesOn(t *testing.T) {
 			t.Errorf("got %v, gaps %v", r.numbers(), r.gaps)
 		}
 		r.Offer(transport.Delivery{Message: message(2, 999)})
-		if len(r.got) != 9 || len(r.gaps) != 2 || r.gaps[1].First != 999 || r.gaps[1].Last != 999 {
+		if len(r.got) != 9 || len(r.gaps) != 2 || r.gaps[1].First != 1 || r.gaps[1].Last != 999 {
 			t.Errorf("what comes from before what was expected is passed on unreported: got %v, gaps %v", r.numbers(), r.gaps)
 		}
 	})
