@@ -54,7 +54,9 @@ type Proxy struct {
 	holds   [2]int64 // hold then
 	refuse  bool
 	open    map[*pair]struct{}
-	total   int // connections accepted
+	total   int               // connections accepted
+	whole   func(string) bool // of CountFlights
+	flown   []*flights        // what it counts
 }
 
 // pair is a connection through the proxy.
@@ -62,6 +64,7 @@ type pair struct {
 	client, server net.Conn
 	cut            chan struct{} // closed by reset
 	once           sync.Once
+	flights        flights
 }
 
 // Listen starts a proxy for the server at target (host:port), on a free port of loopback.

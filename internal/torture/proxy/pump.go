@@ -40,6 +40,10 @@ func (p *Proxy) serve(client net.Conn) {
 	p.mu.Lock()
 	p.open[c] = struct{}{}
 	p.total++
+	if p.whole != nil {
+		c.flights.count(p.whole)
+		p.flown = append(p.flown, &c.flights)
+	}
 	p.mu.Unlock()
 	if p.ctx.Err() != nil {
 		c.reset() // Close has come in between
@@ -48,6 +52,7 @@ func (p *Proxy) serve(client net.Conn) {
 	both.Go(func() { p.pump(c, ToServer, client, server) })
 	both.Go(func() { p.pump(c, ToClient, server, client) })
 	both.Wait()
+	c.flights.stop()
 	_ = client.Close()
 	_ = server.Close()
 	p.mu.Lock()
@@ -60,6 +65,9 @@ func (p *Proxy) pump(c *pair, d Direction, from, to net.Conn) {
 	buffer := make([]byte, 32<<10)
 	for {
 		n, err := from.Read(buffer)
+		if n > 0 && d == ToServer {
+			c.flights.sent(buffer[:n])
+		}
 		if n > 0 && !p.pass(c, d, buffer[:n], to) {
 			// The receiver has gone: the sender shall notice, as it would without a proxy.
 			c.reset()
@@ -94,6 +102,9 @@ func (p *Proxy) pass(c *pair, d Direction, data []byte, to net.Conn) bool {
 			}
 		}
 		if rule.Delay > 0 && !p.wait(c, rule.Delay) {
+			return false
+		}
+		if d == ToClient && !c.flights.answer(c.cut) {
 			return false
 		}
 		n, ok := p.write(c, d, data[:piece], to)
