@@ -60,8 +60,11 @@ func Open(ctx context.Context, config Config, options Options) (*Carrier, error)
 		return nil, fmt.Errorf("email: configuration: %w", err)
 	}
 	if config.State != "" {
-		if c.durables.journal, err = openState(config.State); err != nil {
-			return nil, err
+		if c.durables.journal, err = openState(config.State); err == nil {
+			err = keepFolder(c.durables.journal, c.receiver.folder)
+		}
+		if err != nil {
+			return nil, errors.Join(err, c.durables.close())
 		}
 	}
 	sendErr, receiveErr := c.connect(ctx, options.Offline)
@@ -111,13 +114,13 @@ func newCarrier(config Config, options Options) (*Carrier, error) {
 	}
 	var smtpServers []server
 	for _, url := range slices.Concat([]string{config.SMTP}, config.SMTPFallbacks) {
-		s, err := parseServer(url, smtpSchemes)
+		s, err := parseServer(url, sendSchemes)
 		if err != nil {
 			return nil, fmt.Errorf("email.user.url-smtp: %w", err)
 		}
 		smtpServers = append(smtpServers, s)
 	}
-	imapServer, err := parseServer(config.IMAP, imapSchemes)
+	imapServer, err := parseServer(config.IMAP, receiveSchemes)
 	if err != nil {
 		return nil, fmt.Errorf("email.user.url-imap: %w", err)
 	}
@@ -152,6 +155,7 @@ func newCarrier(config Config, options Options) (*Carrier, error) {
 		},
 		receiver: receiver{
 			address:   address,
+			folder:    imapServer.folder,
 			logger:    options.Logger,
 			onMail:    options.OnMail,
 			people:    people,

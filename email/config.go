@@ -122,6 +122,11 @@ func ParseConfig(data []byte, path string) (Config, error) {
 	var c Config
 	p := &parser{file: path}
 	c.settings(filepath.Dir(path))(p, "", root.Content[0])
+	if len(p.errs) == 0 {
+		if wrong, ok := errors.AsType[keyError](c.together()); ok {
+			p.fail(nodeAt(root.Content[0], wrong.key), wrong.key, wrong.err)
+		}
+	}
 	if len(p.errs) > 0 {
 		return Config{}, fmt.Errorf("email: configuration: %w", errors.Join(p.errs...))
 	}
@@ -242,7 +247,7 @@ func (c *Config) check() error {
 	if err := c.Retention.check(); err != nil {
 		return fmt.Errorf("retention: %w", err)
 	}
-	return nil
+	return c.together()
 }
 
 // user returns the format of the section email.user.
@@ -260,12 +265,12 @@ func (c *Config) user(fromFile func(func([]byte) error) func(string) error) valu
 			} else {
 				c.SMTPFallbacks = append(c.SMTPFallbacks, s)
 			}
-			_, err := parseServer(s, smtpSchemes)
+			_, err := parseServer(s, sendSchemes)
 			return err
 		}))},
 		setting{key: "url-imap", required: true, value: text(func(s string) error {
 			c.IMAP = s
-			_, err := parseServer(s, imapSchemes)
+			_, err := parseServer(s, receiveSchemes)
 			return err
 		})},
 		setting{key: "username", required: true, value: text(func(s string) error { c.Username = s; return nil })},

@@ -53,7 +53,7 @@ type link struct {
 // dial connects; ctx bounds it. With startTLS the connection is still plaintext.
 func (a *account) dial(ctx context.Context) (link, error) {
 	dialer := net.Dialer{KeepAliveConfig: keepAlive}
-	conn, err := dialer.DialContext(ctx, "tcp", a.server.address())
+	conn, err := dialer.DialContext(ctx, a.server.network(), a.server.address())
 	if err != nil {
 		return link{}, err
 	}

@@ -60,6 +60,11 @@
 // Nothing but "insecure" makes a password or message travel without TLS 1.2 or later
 // and a valid certificate.
 //
+// An IMAP URL can name a folder, as in imaps://host/Team/Robots, which is watched instead of INBOX: one
+// into which a filter of the server sorts the messages, or that several accounts share (RFC 4314). It is named
+// as the server shows it to this account, and has to be there. What is said of the inbox below is true of it.
+// A state file is for one folder.
+//
 // # What a nil error means
 //
 // Send returns nil when the SMTP server has taken the mail, which makes it the
@@ -168,7 +173,8 @@
 //
 // The members of a group (transport.Interest.Group) in all nodes that share the account share its messages. What
 // they agree on is in a folder of the mailbox, postbus-group-NAME-HASH, with HASH standing for kind and
-// name: every member appends records of what it claims, has done or gives back, in JSON that a person can
+// name (below the folder that is watched, if it is not INBOX, so that accounts that share the folder share the groups;
+// they need the right to create folders there): every member appends records of what it claims, has done or gives back, in JSON that a person can
 // read. The order of the UIDs, which servers keep, is the order of the records for everybody, so all members know
 // who has which message; the time that counts is the server's (INTERNALDATE). The account must
 // be allowed to create folders; if it is not, that is logged, once, and tried again.

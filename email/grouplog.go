@@ -11,6 +11,7 @@ import (
 	"github.com/emersion/go-imap/v2"
 
 	"github.com/postbus/postbus/email/internal/claim"
+	"github.com/postbus/postbus/transport"
 )
 
 // logFolder is an IMAP session with the folder open that holds the log of a group. What
@@ -19,7 +20,8 @@ import (
 // tests; of several that MOVE the same mail on Dovecot, all may get it).
 type logFolder struct {
 	*session
-	name string // on the server
+	name    string // on the server
+	watched string // the folder with the messages of the group
 }
 
 // errReplaced says that the folder is another one than the one that is open.
@@ -36,7 +38,7 @@ func (a *account) openLog(ctx context.Context, folder string) (*logFolder, error
 		}
 		return nil, a.explain("email: imap connection", err)
 	}
-	l := &logFolder{name: folder}
+	l := &logFolder{name: folder, watched: a.server.folder}
 	l.session, err = a.startSession(ctx, link, l.open)
 	if err != nil {
 		return nil, err
@@ -46,11 +48,8 @@ func (a *account) openLog(ctx context.Context, folder string) (*logFolder, error
 
 // open opens the folder with a session that is logged in.
 func (l *logFolder) open(s *session) (step string, err error) {
-	if s.client.Caps().Has(imap.CapNamespace) {
-		// Some servers have folders of users only below their inbox.
-		if space, err := s.client.Namespace().Wait(); err == nil && len(space.Personal) > 0 {
-			l.name = space.Personal[0].Prefix + strings.TrimPrefix(l.name, space.Personal[0].Prefix)
-		}
+	if step, err = l.locate(s); err != nil {
+		return step, err
 	}
 	step = "opening of the folder " + l.name
 	data, err := s.client.Select(l.name, nil).Wait()
@@ -65,6 +64,31 @@ func (l *logFolder) open(s *session) (step string, err error) {
 	}
 	s.validity, s.next = data.UIDValidity, data.UIDNext
 	return step, nil
+}
+
+// locate finds out what the folder is called on the server. It is below the one that is watched, so
+// that all who watch that one, under whatever name they see it, have one log; for the inbox,
+// below which not all servers have folders, it is where the account has its folders.
+func (l *logFolder) locate(s *session) (step string, err error) {
+	if l.watched != inbox {
+		step = "listing of the folder " + l.watched
+		found, err := s.client.List("", l.watched, nil).Collect()
+		switch {
+		case err != nil:
+			return step, err
+		case len(found) == 0 || found[0].Delim == 0:
+			return step, fmt.Errorf("there can be no folder below it, which a group needs: %w", transport.ErrNotSupported)
+		}
+		l.name = l.watched + string(found[0].Delim) + l.name
+		return step, nil
+	}
+	if s.client.Caps().Has(imap.CapNamespace) {
+		// Some servers have folders of users only below their inbox.
+		if space, err := s.client.Namespace().Wait(); err == nil && len(space.Personal) > 0 {
+			l.name = space.Personal[0].Prefix + strings.TrimPrefix(l.name, space.Personal[0].Prefix)
+		}
+	}
+	return "", nil
 }
 
 // append puts a mail into the folder. If IDLE is on it ends it, in the same round trip. An error other than

@@ -186,7 +186,7 @@ func (g *group) found(ctx context.Context) error {
 		g.position = g.groups.receiver.feeds.began()
 	}
 	if g.position.validity == 0 { // nor has it now
-		validity, next, err := g.log.status(ctx, "INBOX")
+		validity, next, err := g.log.status(ctx, g.log.watched)
 		if err != nil {
 			return err
 		}
@@ -194,7 +194,7 @@ func (g *group) found(ctx context.Context) error {
 	}
 	begin := claim.Fresh(g.position.validity, uint32(g.position.next))
 	if g.lost != nil {
-		_, below, err := g.log.status(ctx, "INBOX")
+		_, below, err := g.log.status(ctx, g.log.watched)
 		if err != nil {
 			return err
 		}

@@ -23,6 +23,7 @@ const lateTries = 3
 // into the inbox, and dispatches what it finds there.
 type receiver struct {
 	address    string // for the log
+	folder     string // that is watched
 	logger     *slog.Logger
 	onMail     func([]byte, *transport.Message) // may be nil
 	period     time.Duration

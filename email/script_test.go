@@ -131,7 +131,7 @@ func (s *script) dial(ctx context.Context) (*session, error) {
 	return a.startSession(ctx, link{client, client}, a.selectInbox)
 }
 
-var server0 = server{scheme: imapSchemes[2], host: "test", port: "143"}
+var server0 = server{scheme: imapSchemes[2], host: "test", port: "143", folder: inbox}
 
 func (c *scriptConn) send(format string, args ...any) {
 	c.mu.Lock()

@@ -21,7 +21,7 @@ const (
 	headBytes = wire.MaxHeaderBytes
 )
 
-// session is a connection to the mail server with the inbox open.
+// session is a connection to the mail server with a folder open.
 //
 // go-imap's ways that it deals with: no command ever times out (see guard); a command
 // sent during IDLE blocks; the data of a FETCH must be read to the end or nothing else
@@ -108,10 +108,10 @@ func (s *session) login(a *account) (step string, err error) {
 	return "login", nil
 }
 
-// selectInbox opens the inbox with a session that is logged in.
+// selectInbox opens the folder that is watched, which is called the inbox everywhere, with a session that is logged in.
 func (a *account) selectInbox(s *session) (step string, err error) {
-	step = "opening of the inbox"
-	data, err := s.client.Select("INBOX", &imap.SelectOptions{ReadOnly: !a.writable}).Wait()
+	step = "opening of the folder " + a.server.folder
+	data, err := s.client.Select(a.server.folder, &imap.SelectOptions{ReadOnly: !a.writable}).Wait()
 	if err != nil {
 		return step, err
 	}

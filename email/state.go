@@ -20,8 +20,11 @@ import (
 //	memory  bucket: the entries of an order.Memory
 //	dead    bucket: dead letters, by their number
 //	again   bucket: dead letters that are to be delivered once more
+//
+// Besides, the bucket durables has the name of the folder that the places are in, if it is not the inbox.
 var (
 	durablesBucket = []byte("durable")
+	folderKey      = []byte(".folder") // no durable name begins with a dot
 	placeKey       = []byte("place")
 	memoryBucket   = []byte("memory")
 	deadBucket     = []byte("dead")
@@ -55,6 +58,33 @@ func openState(path string) (*journal.Journal, error) {
 		return nil, errors.Join(fmt.Errorf("email: state file: %w", err), j.Close())
 	}
 	return j, nil
+}
+
+// keepFolder makes sure that the places in a state file are those in the folder that is watched: UIDs of
+// another one would be taken for its. A file without the entry is of the inbox.
+func keepFolder(j *journal.Journal, folder string) error {
+	err := j.Update(func(tx *bbolt.Tx) error {
+		b := tx.Bucket(durablesBucket)
+		was := string(b.Get(folderKey))
+		if was == "" {
+			was = inbox
+		}
+		names := 0
+		if err := b.ForEachBucket(func([]byte) error { names++; return nil }); err != nil {
+			return err
+		}
+		if was != folder && names > 0 {
+			return fmt.Errorf("the durable names in it have their places in the folder %s, and url-imap says %s: another folder needs another file", was, folder)
+		}
+		if was == folder {
+			return nil
+		}
+		return b.Put(folderKey, []byte(folder))
+	})
+	if err != nil {
+		return fmt.Errorf("email: state file: %w", err)
+	}
+	return nil
 }
 
 // place is how far a durable name has come in the inbox.

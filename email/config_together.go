@@ -1,0 +1,54 @@
+package email
+
+import (
+	"fmt"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// keyError is what is wrong with a key though it is well-formed: it does not go with another one.
+type keyError struct {
+	key string
+	err error
+}
+
+func (e keyError) Error() string { return e.key + ": " + e.err.Error() }
+func (e keyError) Unwrap() error { return e.err }
+
+// together checks what goes together.
+func (c *Config) together() error {
+	from, err := parseServer(c.IMAP, receiveSchemes)
+	if err != nil {
+		return keyError{"email.user.url-imap", err}
+	}
+	watched := func(key string) error {
+		return keyError{key, fmt.Errorf("%q is the folder that is watched (email.user.url-imap)", from.folder)}
+	}
+	switch from.folder {
+	case c.SkippedFolder:
+		return watched("email.skipped.move")
+	case c.Retention.Folder:
+		return watched("retention.finished.move")
+	}
+	return nil
+}
+
+// nodeAt returns the node behind a key, or that of the section in which it is missing.
+func nodeAt(n *yaml.Node, key string) *yaml.Node {
+	name, rest, more := strings.Cut(key, ".")
+	n = resolve(n)
+	if n.Kind != yaml.MappingNode {
+		return n
+	}
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		switch {
+		case n.Content[i].Value != name:
+		case more:
+			return nodeAt(n.Content[i+1], rest)
+		default:
+			return n.Content[i+1]
+		}
+	}
+	return n
+}
