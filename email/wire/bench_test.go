@@ -3,6 +3,7 @@ package wire
 import (
 	"bytes"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -112,6 +113,52 @@ func BenchmarkEncodeGoMessage(b *testing.B) {
 			}
 			if err = w.Close(); err != nil {
 				b.Fatal(err)
+			}
+		}
+	})
+}
+
+// BenchmarkBatchEncode and BenchmarkBatchDecode count one message of a batch as one operation.
+func BenchmarkBatchEncode(b *testing.B) {
+	benchmarks(b, func(b *testing.B, m *transport.Message) {
+		batch, err := NewBatch(batchID, robot, 60<<10)
+		for b.Loop() {
+			if err == nil {
+				err = batch.Add(m)
+			}
+			if errors.Is(err, ErrBatchFull) {
+				batch.Mail()
+				if batch, err = NewBatch(batchID, robot, 60<<10); err == nil {
+					err = batch.Add(m)
+				}
+			}
+			if err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}
+
+func BenchmarkBatchDecode(b *testing.B) {
+	benchmarks(b, func(b *testing.B, m *transport.Message) {
+		batch, err := NewBatch(batchID, robot, 60<<10)
+		for err == nil {
+			err = batch.Add(m)
+		}
+		raw := []byte(stored(batch.Mail()))
+		b.ResetTimer()
+		for left := b.N; left > 0; {
+			messages, err := DecodeBatch(raw)
+			if err != nil {
+				b.Fatal(err)
+			}
+			for got, err := range messages {
+				if err != nil || len(got.Body) != len(m.Body) {
+					b.Fatal(err)
+				}
+				if left--; left == 0 {
+					break
+				}
 			}
 		}
 	})

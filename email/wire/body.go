@@ -60,11 +60,17 @@ func planBody(m *transport.Message) bodyPlan {
 		p.size = len(p.payload) + bytes.Count(p.payload, []byte("\n")) + 2
 		return p
 	}
+	p.encode()
+	return p
+}
+
+// encode makes the payload travel in base64.
+func (p *bodyPlan) encode() {
+	p.plain = false
 	if !isText(p.payload) {
 		p.mime = binaryType
 	}
 	p.size = base64.StdEncoding.EncodedLen(len(p.payload)) + 2*(len(p.payload)/encodedLine+1)
-	return p
 }
 
 // appendFields writes the MIME fields (RFC 2045) and those that restore the payload.

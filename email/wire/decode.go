@@ -18,7 +18,7 @@ import (
 // to the caller. Fields that are neither the format's nor reserved become Header.
 //
 // Errors wrap ErrForeign or ErrMalformed; they say why in a bounded number of printable
-// characters.
+// characters. For a mail of several messages, which DecodeBatch reads, the error is ErrBatch.
 func Decode(raw []byte) (*transport.Message, error) {
 	var h header
 	rest, _, err := scan(raw, &h)
@@ -33,12 +33,17 @@ func Decode(raw []byte) (*transport.Message, error) {
 	if err != nil {
 		return nil, err
 	}
-	if m.Kind == transport.ErrorResponse {
-		m.Error.Text = string(body)
-	} else {
-		m.Body = body
-	}
+	setPayload(m, body)
 	return m, nil
+}
+
+// setPayload puts the payload where the kind of message has it.
+func setPayload(m *transport.Message, payload []byte) {
+	if m.Kind == transport.ErrorResponse {
+		m.Error.Text = string(payload)
+	} else {
+		m.Body = payload
+	}
 }
 
 // DecodeHeader reads the header section of a mail of which only the beginning is given,
@@ -59,6 +64,19 @@ func DecodeHeader(raw []byte) (*transport.Message, error) {
 
 // message assembles the message without its body.
 func (h *header) message() (*transport.Message, error) {
+	if h.isBatch() {
+		return nil, ErrBatch
+	}
+	m, err := h.metadata()
+	if err != nil {
+		return nil, err
+	}
+	h.readAddresses(m)
+	return m, nil
+}
+
+// metadata assembles the message without addresses and body.
+func (h *header) metadata() (*transport.Message, error) {
 	if !h.has(fieldSourceTimestamp) && !h.has(fieldPublisherGID) && !h.has(fieldClientGID) && !h.has(fieldServiceError) {
 		return nil, foreign("it has none of our header fields")
 	}
@@ -84,7 +102,6 @@ func (h *header) message() (*transport.Message, error) {
 			return nil, err
 		}
 	}
-	h.readAddresses(m)
 	m.Header = h.application()
 	return m, nil
 }

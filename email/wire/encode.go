@@ -53,14 +53,22 @@ func Encode(m *transport.Message, e Envelope) ([]byte, error) {
 
 // check refuses what could not be told from another message on reading.
 func check(m *transport.Message) error {
+	if err := checkContent(m); err != nil {
+		return err
+	}
+	if err := validID(m.ID.String()); err != nil {
+		return fmt.Errorf("the message's ID: %w", err)
+	}
+	return nil
+}
+
+// checkContent checks all but the message's ID.
+func checkContent(m *transport.Message) error {
 	if err := transport.ValidateName(m.Name); err != nil {
 		return err
 	}
 	if err := checkKind(m); err != nil {
 		return err
-	}
-	if err := validID(m.ID.String()); err != nil {
-		return fmt.Errorf("the message's ID: %w", err)
 	}
 	if t := m.Info.SourceTime; t.IsZero() || !countable(t) {
 		return fmt.Errorf("the message's source time %s can't be counted in nanoseconds", t.UTC().Format(time.RFC3339))

@@ -50,6 +50,52 @@ func Example() {
 	// /chatter from robot@example.org: "hello\nworld" <nil>
 }
 
+// Several messages travel as one mail.
+func ExampleBatch() {
+	gid, _ := transport.ParseGID("3f2a0c119b544de08a61771e42d00b95")
+	envelope := wire.Envelope{From: "robot@example.org", To: []string{"base@example.org"}}
+	batch, err := wire.NewBatch(transport.NewID(gid, 1000, "robot.example.org"), envelope, 60<<10)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	for i, word := range []string{"one", "two"} {
+		err := batch.Add(&transport.Message{
+			Kind: transport.TopicMessage,
+			Name: "/chatter",
+			Body: []byte(word),
+			ID:   transport.NewID(gid, uint64(i+1), "robot.example.org"),
+			Info: transport.Info{SourceTime: time.Unix(1795261467, 52926400), PublisherGID: gid, Sequence: uint64(i + 1)},
+		})
+		if errors.Is(err, wire.ErrBatchFull) {
+			break // it goes with the next
+		} else if err != nil {
+			fmt.Println(err)
+			return
+		}
+	}
+	mail := batch.Mail()
+
+	_, err = wire.Decode(mail)
+	fmt.Println(err)
+	messages, err := wire.DecodeBatch(mail)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	for m, err := range messages {
+		if err != nil {
+			fmt.Println(err) // this one is lost, the others are not
+			continue
+		}
+		fmt.Printf("%s from %s: %q, %s\n", m.Name, m.From, m.Body, m.ID)
+	}
+	// Output:
+	// a batch of postbus messages
+	// /chatter from robot@example.org: "one", 1.3f2a0c119b544de08a61771e42d00b95@robot.example.org
+	// /chatter from robot@example.org: "two", 2.3f2a0c119b544de08a61771e42d00b95@robot.example.org
+}
+
 func ExampleDecode_foreign() {
 	_, err := wire.Decode([]byte("From: Alice <alice@example.org>\r\nSubject: Lunch?\r\n\r\nAt noon?\r\n"))
 	fmt.Println(errors.Is(err, wire.ErrForeign), err)

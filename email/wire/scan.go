@@ -31,6 +31,7 @@ const (
 	fieldServiceError
 	fieldLineEnding
 	fieldBodyType
+	fieldCount
 	knownFields
 
 	// fieldSkipped are fields that every mail has and the format does not use.
@@ -42,6 +43,7 @@ const (
 const (
 	headerLineEnding = "Body-Line-Ending"
 	headerBodyType   = "Body-Content-Type"
+	headerCount      = "Body-Message-Count"
 )
 
 // fieldNames are the names as they are written, and as they are shown in errors.
@@ -66,6 +68,7 @@ var fieldNames = [knownFields]string{
 	fieldServiceError:      transport.HeaderServiceError,
 	fieldLineEnding:        headerLineEnding,
 	fieldBodyType:          headerBodyType,
+	fieldCount:             headerCount,
 }
 
 // fieldByName finds a field by its name in lower case. The skipped ones are listed so

@@ -83,6 +83,28 @@ func TestWrittenVectors(t *testing.T) {
 	}
 }
 
+// The mail of several messages of testdata is what Batch makes.
+func TestWrittenBatch(t *testing.T) {
+	second := request()
+	second.ID = transport.NewID(client, 12, "client.example.org")
+	messages := []*transport.Message{topic("hello\nworld\n"), second, topic("\x00\x01\x02\xff")}
+	raw := mustBatch(t, robot, messages...)
+	path := filepath.Join("testdata", "batch.eml")
+	if *update {
+		if err := os.WriteFile(path, raw, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	file, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if string(raw) != string(file) {
+		t.Errorf("Batch gives\n%s\nnot\n%s", raw, file)
+	}
+	requireBatch(t, file, robot, messages...)
+}
+
 // The examples of the specification are the vectors, whole.
 func TestSpecificationShowsTheVectors(t *testing.T) {
 	text, err := os.ReadFile("../../docs/wire-format.md")
@@ -103,7 +125,7 @@ func TestSpecificationShowsTheVectors(t *testing.T) {
 			t.Errorf("docs/wire-format.md shows %s as\n%s\nnot\n%s", name, example, want)
 		}
 	}
-	for _, name := range []string{"topic.eml", "topic-binary.eml", "file.eml", "request.eml", "response.eml", "error-response.eml", "compat-topic.eml", "by-hand.eml"} {
+	for _, name := range []string{"topic.eml", "topic-binary.eml", "file.eml", "request.eml", "response.eml", "error-response.eml", "compat-topic.eml", "batch.eml", "by-hand.eml"} {
 		if !shown[name] {
 			t.Errorf("docs/wire-format.md does not show %s", name)
 		}

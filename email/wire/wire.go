@@ -8,7 +8,8 @@
 // ([ErrForeign]) from damaged mail of ours ([ErrMalformed]).
 //
 // The format is specified in docs/wire-format.md; it can be read and written without
-// this package. Mail of rmw_email 0.8 is read as well, and [EncodeRMW] writes mail that
+// this package. A [Batch] makes one mail of several messages, and [DecodeBatch] reads it.
+// Mail of rmw_email 0.8 is read as well, and [EncodeRMW] writes mail that
 // it reads. What is foreign to the format may still be for a program: [DecodeReport]
 // reads what mail servers report, and [DecodeLetter] what people write.
 package wire
@@ -52,6 +53,10 @@ var (
 	// ErrMalformed is wrapped by the errors of Decode and DecodeHeader for a mail
 	// that carries our metadata but is damaged or contradicts itself.
 	ErrMalformed = errors.New("malformed postbus message")
+
+	// ErrBatch is the error of Decode and DecodeHeader for a mail that holds several
+	// messages.
+	ErrBatch = errors.New("a batch of postbus messages")
 )
 
 // Envelope holds the addresses of an outgoing mail. Each is an RFC 5322 mailbox, with

@@ -71,7 +71,7 @@ func received(m *transport.Message, e Envelope) *transport.Message {
 }
 
 // requireEqual compares messages; nil and empty are the same.
-func requireEqual(t *testing.T, got, want *transport.Message) {
+func requireEqual(t testing.TB, got, want *transport.Message) {
 	t.Helper()
 	if string(got.Body) != string(want.Body) {
 		t.Fatalf("body: %d bytes %.200q, want %d bytes %.200q", len(got.Body), got.Body, len(want.Body), want.Body)

@@ -1,0 +1,210 @@
+package wire
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/postbus/postbus/transport"
+)
+
+// MaxBatch is the most messages of one mail. What is beyond is neither written nor read.
+const MaxBatch = 4096
+
+// ErrBatchFull is wrapped by the errors of Batch.Add when there is no room for the message.
+var ErrBatchFull = errors.New("the batch is full")
+
+const (
+	// boundary separates the messages. No line of a header section can begin with it after
+	// the hyphens: a name of a field ends at the colon, and a blank follows. Quoted-printable
+	// can't make it either (RFC 2045 section 6.8 proposes such a thing). A payload that holds it
+	// is encoded.
+	boundary  = "=:postbus"
+	delimiter = "--" + boundary
+)
+
+// subjectWidth is how long the names in the subject of a batch may get, in bytes, before
+// the others are left out. The first is always there.
+const subjectWidth = 60
+
+// Batch is a mail of several messages that is being written: add the messages, then take
+// the mail. It belongs to one goroutine.
+type Batch struct {
+	id    transport.ID
+	host  string // of the ID, and of the messages' IDs that need not be written
+	limit int
+
+	addresses []byte
+	parts     []byte
+	count     int
+	since     time.Time // when the first message was published
+	names     []string  // those in the subject
+	others    bool      // there are more names
+	topic     bool      // all are messages of the topic names[0]
+}
+
+// NewBatch begins a batch with an ID of its own, which must have been made by
+// transport.NewID, addressed as the envelope says. limit is the most bytes that the mail may
+// have, which the first message may exceed; 0 is no limit.
+//
+// The messages' IDs need not be written, and make the mail shorter, if they have the host of id.
+func NewBatch(id transport.ID, e Envelope, limit int) (*Batch, error) {
+	if _, _, ok := id.Origin(); !ok {
+		return nil, fmt.Errorf("encode batch: its ID %.80q is not made of a GID and a number", id)
+	}
+	// With the longest number, so that no ID that is made of the host is too long.
+	if err := validID("00000000000000000000" + id.String()); err != nil {
+		return nil, fmt.Errorf("encode batch: its ID: %w", err)
+	}
+	b := &Batch{id: id, limit: limit}
+	_, b.host, _ = strings.Cut(id.String(), "@")
+	var err error
+	if b.addresses, err = appendAddresses(nil, e); err != nil {
+		return nil, fmt.Errorf("encode batch: %w", err)
+	}
+	if n := b.headSize(); n > MaxHeaderBytesWritten {
+		return nil, fmt.Errorf("encode batch: %w: its header section may have %d bytes, at most %d are allowed",
+			transport.ErrTooLarge, n, MaxHeaderBytesWritten)
+	}
+	return b, nil
+}
+
+// headSize is the most bytes that the header section can have, with what ends the mail.
+func (b *Batch) headSize() int {
+	const fields = 420 // all but addresses, subject, and the ID
+	return fields + len(b.addresses) + transport.MaxName + subjectWidth + len(b.host)
+}
+
+// Add appends a message. It has the errors of Encode, and ErrBatchFull if the mail would get
+// longer than its limit or have more than MaxBatch messages; the batch is as it was then. Of the message
+// nothing is kept.
+func (b *Batch) Add(m *transport.Message) error {
+	if b.count == MaxBatch {
+		return fmt.Errorf("encode batch: %w: it has %d messages", ErrBatchFull, MaxBatch)
+	}
+	before := len(b.parts)
+	parts, err := appendPart(b.parts, m, b.host)
+	if err != nil {
+		return fmt.Errorf("encode batch: %w", err)
+	}
+	if b.limit > 0 && b.count > 0 && b.headSize()+len(parts) > b.limit {
+		return fmt.Errorf("encode batch: %w: the message takes %d bytes, the limit for the mail is %d",
+			ErrBatchFull, len(parts)-before, b.limit)
+	}
+	b.parts = parts
+	b.note(m)
+	return nil
+}
+
+// note keeps what the header section says about the messages.
+func (b *Batch) note(m *transport.Message) {
+	if b.count++; b.count == 1 {
+		b.since = m.Info.SourceTime
+		b.names = append(b.names, m.Name)
+		b.topic = m.Kind == transport.TopicMessage
+		return
+	}
+	b.topic = b.topic && m.Kind == transport.TopicMessage && m.Name == b.names[0]
+	width := 0
+	for _, name := range b.names {
+		if name == m.Name {
+			return
+		}
+		width += len(name) + len(", ")
+	}
+	if b.others = b.others || width+len(m.Name) > subjectWidth; !b.others {
+		b.names = append(b.names, m.Name)
+	}
+}
+
+// Len returns the number of messages.
+func (b *Batch) Len() int { return b.count }
+
+// Size returns the most bytes that the mail has: it may be some hundred less.
+func (b *Batch) Size() int { return b.headSize() + len(b.parts) }
+
+// Mail returns the mail, as Encode does. There must be a message in it.
+func (b *Batch) Mail() []byte {
+	dst := make([]byte, 0, b.Size())
+	dst = append(dst, b.addresses...)
+	dst = append(dst, "Subject: "...)
+	dst = strconv.AppendInt(dst, int64(b.count), 10)
+	dst = append(dst, " messages: "...)
+	for i, name := range b.names {
+		if i > 0 {
+			dst = append(dst, ", "...)
+		}
+		dst = append(dst, name...)
+	}
+	if b.others {
+		dst = append(dst, ", ..."...)
+	}
+	dst = append(dst, "\r\nDate: "...)
+	dst = b.since.UTC().AppendFormat(dst, time.RFC1123Z)
+	dst = append(dst, "\r\nMessage-ID: <"...)
+	dst = append(dst, b.id.String()...)
+	dst = append(dst, ">\r\n"...)
+	if b.topic {
+		dst = appendThread(dst, b.names[0])
+	}
+	dst = append(dst, "Auto-Submitted: auto-generated\r\nMIME-Version: 1.0\r\n"+
+		"Content-Type: multipart/digest; boundary=\""+boundary+"\"\r\n"...)
+	dst = appendInt(dst, headerCount, int64(b.count))
+	dst = append(dst, "\r\n"...)
+	dst = append(dst, b.parts...)
+	return append(dst, delimiter+"--\r\n"...)
+}
+
+// appendPart writes a message as a part of a batch: without what the mail around it says.
+func appendPart(dst []byte, m *transport.Message, host string) ([]byte, error) {
+	if err := checkContent(m); err != nil {
+		return nil, err
+	}
+	start := len(dst)
+	dst = append(dst, delimiter+"\r\n\r\n"...)
+	dst = appendLine(dst, "Subject", m.Name)
+	if m.ID != usualID(m, host) {
+		id := m.ID.String()
+		if err := validID(id); err != nil {
+			return nil, fmt.Errorf("the message's ID: %w", err)
+		}
+		dst = append(dst, "Message-ID: <"...)
+		dst = append(dst, id...)
+		dst = append(dst, ">\r\n"...)
+	}
+	if !m.InReplyTo.IsZero() {
+		dst = append(dst, "In-Reply-To: <"...)
+		dst = append(dst, m.InReplyTo.String()...)
+		dst = append(dst, ">\r\n"...)
+	}
+	dst = appendMetadata(dst, m)
+	for _, f := range m.Header {
+		dst = appendField(dst, f)
+	}
+	p := planBody(m)
+	if p.plain && bytes.Contains(p.payload, []byte(delimiter)) {
+		p.encode()
+	}
+	if p.plain && m.ContentType == "" { // RFC 2045 section 5.2 has these for defaults
+		dst = appendLine(dst, headerLineEnding, p.ending.String())
+	} else {
+		dst = p.appendFields(dst, m.ContentType)
+	}
+	dst = append(dst, "\r\n"...)
+	if n := len(dst) - start; n > MaxHeaderBytesWritten {
+		return nil, fmt.Errorf("%w: the header section of a message has %d bytes, at most %d are allowed", transport.ErrTooLarge, n, MaxHeaderBytesWritten)
+	}
+	return p.appendBody(dst), nil
+}
+
+// usualID returns the ID that a message without Message-ID has in a batch from host, or
+// the zero ID if it can't tell.
+func usualID(m *transport.Message, host string) transport.ID {
+	if m.Info.PublisherGID.IsZero() || host == "" {
+		return transport.ID{}
+	}
+	return transport.NewID(m.Info.PublisherGID, m.Info.Sequence, host)
+}
