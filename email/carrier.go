@@ -151,6 +151,7 @@ func newCarrier(config Config, options Options) (*Carrier, error) {
 		sender: sender{
 			servers: newServers(submission, options.Logger),
 			from:    address,
+			appends: submission[0].server.scheme.protocol == imapProtocol,
 			compat:  compat{config.RMWEmail, config.RMWEmailRoutes, config.Routes},
 		},
 		receiver: receiver{

@@ -26,7 +26,8 @@ var ErrNoConfig = errors.New("no configuration file")
 // a file; a program may as well fill one in.
 type Config struct {
 	// SMTP and IMAP are the servers for sending and receiving: URLs, or bare host
-	// names for TLS on the standard ports (see the package comment).
+	// names for TLS on the standard ports. With an IMAP URL as SMTP, messages are appended to
+	// a folder. See the package comment.
 	SMTP, IMAP string
 	// SMTPFallbacks are further servers for sending, for the same account. They are tried
 	// in order when those before can't be reached.

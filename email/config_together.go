@@ -1,7 +1,9 @@
 package email
 
 import (
+	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
@@ -18,6 +20,19 @@ func (e keyError) Unwrap() error { return e.err }
 
 // together checks what goes together.
 func (c *Config) together() error {
+	appends := 0
+	for i, url := range slices.Concat([]string{c.SMTP}, c.SMTPFallbacks) {
+		to, err := parseServer(url, sendSchemes)
+		if err != nil {
+			return keyError{"email.user.url-smtp", err}
+		}
+		if to.scheme.protocol == imapProtocol {
+			appends++
+		}
+		if appends != 0 && appends != i+1 {
+			return keyError{"email.user.url-smtp", errors.New("either all servers append mails to a folder, or none does")}
+		}
+	}
 	from, err := parseServer(c.IMAP, receiveSchemes)
 	if err != nil {
 		return keyError{"email.user.url-imap", err}

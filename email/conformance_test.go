@@ -2,6 +2,8 @@ package email_test
 
 import (
 	"context"
+	"crypto/tls"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -10,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/emersion/go-imap/v2"
+	"github.com/emersion/go-imap/v2/imapclient"
 	"go.uber.org/goleak"
 
 	"github.com/postbus/postbus/email"
@@ -39,16 +43,21 @@ func TestConformance(t *testing.T) {
 	for _, mode := range []struct {
 		name   string
 		config mailserver.Config
-		adjust func(*email.Config, *mailserver.Server)
+		adjust func(testing.TB, *email.Config, *mailserver.Server)
 		group  bool
 	}{
 		{name: "own mailboxes"},
-		{name: "shared mailbox, STARTTLS", config: mailserver.Config{TLS: true}, group: true, adjust: func(c *email.Config, s *mailserver.Server) {
-			account := s.Accounts()[0]
-			c.Username, c.Password, c.To = account.Address, account.Password, []string{account.Address}
+		{name: "shared mailbox, STARTTLS", config: mailserver.Config{TLS: true}, group: true, adjust: func(_ testing.TB, c *email.Config, s *mailserver.Server) {
+			shareAccount(c, s)
 			c.SMTP, c.IMAP = s.SMTPStartTLSURL(), s.IMAPStartTLSURL()
 		}},
 		{name: "TLS", config: mailserver.Config{TLS: true}},
+		{name: "appended to another folder", config: mailserver.Config{TLS: true}, group: true, adjust: func(t testing.TB, c *email.Config, s *mailserver.Server) {
+			shareAccount(c, s)
+			makeFolder(t, s, "Team/Robots")
+			c.SMTP, c.To = s.IMAPURL()+"/Team/Robots", nil
+			c.IMAP = s.IMAPStartTLSURL() + "/Team/Robots"
+		}},
 	} {
 		t.Run(mode.name, func(t *testing.T) {
 			var groups sync.Map  // of *group by testing.TB
@@ -71,7 +80,7 @@ func TestConformance(t *testing.T) {
 					}
 					c := g.(*group).next()
 					if mode.adjust != nil {
-						mode.adjust(&c, g.(*group).server)
+						mode.adjust(t, &c, g.(*group).server)
 					}
 					c.State = filepath.Join(t.TempDir(), "state")
 					return reopen(t, c)
@@ -80,6 +89,37 @@ func TestConformance(t *testing.T) {
 			})
 		})
 	}
+}
+
+// shareAccount gives a node the first account, as all others.
+func shareAccount(c *email.Config, s *mailserver.Server) {
+	account := s.Accounts()[0]
+	c.Username, c.Password, c.To = account.Address, account.Password, []string{account.Address}
+}
+
+// makeFolder sees to it that the first account has a folder.
+func makeFolder(t testing.TB, s *mailserver.Server, name string) {
+	t.Helper()
+	err := loginTLS(t, s).Create(name, nil).Wait()
+	if reply, _ := errors.AsType[*imap.Error](err); err != nil && (reply == nil || reply.Code != imap.ResponseCodeAlreadyExists) {
+		t.Fatal(err)
+	}
+}
+
+// loginTLS returns a client of the first account.
+func loginTLS(t testing.TB, s *mailserver.Server) *imapclient.Client {
+	t.Helper()
+	account := s.Accounts()[0]
+	conn, err := tls.Dial("tcp", s.IMAPAddr(), s.ClientTLSConfig())
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := imapclient.New(conn, nil)
+	t.Cleanup(func() { c.Close() })
+	if err := c.Login(account.Address, account.Password).Wait(); err != nil {
+		t.Fatal(err)
+	}
+	return c
 }
 
 // group is a server with an account for each of a few nodes.

@@ -1,5 +1,5 @@
 // Package email carries messages as ordinary mail: it submits them over SMTP
-// (RFC 6409) and finds them in the inbox over IMAP (RFC 9051). What a message looks
+// (RFC 6409), or appends them to a folder, and finds them in the inbox over IMAP (RFC 9051). What a message looks
 // like as mail is the business of package email/wire.
 //
 // [Open] turns a [Config] into a [Carrier], which a transport.Node owns. Several nodes
@@ -60,19 +60,25 @@
 // Nothing but "insecure" makes a password or message travel without TLS 1.2 or later
 // and a valid certificate.
 //
-// An IMAP URL can name a folder, as in imaps://host/Team/Robots, which is watched instead of INBOX: one
+// With an IMAP URL as url-smtp there is no SMTP at all: messages are appended to a folder of the account, or to one of
+// somebody else's that is shared with it (RFC 4314), and everybody who watches the folder gets them, as soon
+// as the server has stored them. Whoever the recipients are, they get nothing by that; those of To and Cc are written into the
+// mail, and with none it is addressed to the account. Nobody bounces such a message. The mails are new: without flags, unread, and of
+// the server's date.
+//
+// An IMAP URL can name a folder, as in imaps://host/Team/Robots, which in url-imap is watched instead of INBOX: one
 // into which a filter of the server sorts the messages, or that several accounts share (RFC 4314). It is named
 // as the server shows it to this account, and has to be there. What is said of the inbox below is true of it.
 // A state file is for one folder.
 //
 // # What a nil error means
 //
-// Send returns nil when the SMTP server has taken the mail, which makes it the
+// Send returns nil when the folder of an IMAP server has the mail, or when the SMTP server has taken it, which makes it the
 // server's duty to deliver it or to report that it can't (RFC 5321 section 6.1). All
 // recipients of a message get it, or, if the server refuses one of them, none. A
 // failure is a *transport.SendError: Temporary or Permanent if the mail was certainly
 // not taken, by the server's reply code; Unknown if the connection was lost after the
-// whole mail had been sent. It wraps transport.ErrUndeliverable for a recipient,
+// whole mail had been sent. It wraps transport.ErrUndeliverable for a recipient, or a folder that is not there,
 // transport.ErrRefused for an account or a mail that the server does not want, and
 // transport.ErrTooLarge for one above its limit, which is checked before sending.
 //

@@ -22,6 +22,7 @@ type sender struct {
 	from    string
 	// to, cc and bcc receive messages without recipients of their own.
 	to, cc, bcc []string
+	appends     bool // mails are appended to a folder, whoever their recipients are
 	compat      compat
 	forgive     func(error) bool // says whether the first connection can wait; nil: no
 
@@ -103,6 +104,10 @@ func (s *sender) compose(m *transport.Message) (outgoing, error) {
 		}
 		envelope.To, envelope.Cc = all, nil
 	}
+	if len(all) == 0 && s.appends {
+		all = []string{s.from} // so that the mail is addressed to somebody
+		envelope.To = all
+	}
 	if len(all) == 0 {
 		return outgoing{}, errors.New("no recipients: set email.recipients.to in the configuration, or a route for this name")
 	}
@@ -135,7 +140,7 @@ func (s *sender) submit(ctx context.Context, conn *submission, m outgoing) (next
 		}
 		taken, err = conn.submit(ctx, m)
 		if err != nil {
-			err = fmt.Errorf("email: smtp at %s: %w", conn.server, err)
+			err = fmt.Errorf("email: %s at %s: %w", conn.protocol, conn.server, err)
 		}
 		if !conn.broken {
 			s.servers.work()
@@ -168,7 +173,7 @@ func (s *sender) close(ctx context.Context) error {
 			limited, cancel := bounded(ctx, quitTimeout)
 			defer cancel()
 			// Whether the server answers makes no difference any more.
-			_ = guard(limited, conn.bare, conn.client.Quit)
+			_ = guard(limited, conn.bare, conn.quit)
 		}
 	case <-ctx.Done():
 		s.end()

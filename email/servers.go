@@ -3,6 +3,7 @@ package email
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"slices"
 	"sync"
@@ -116,7 +117,7 @@ func (s *servers) open(ctx context.Context, rank int) (*submission, error) {
 		if limited.Err() != nil {
 			err = ended(limited)
 		}
-		return nil, a.explain("email: smtp connection", err)
+		return nil, a.explain(fmt.Sprintf("email: %s connection", a.server.scheme.protocol), err)
 	}
 	conn, err := a.startSubmission(limited, link)
 	if err != nil {
@@ -130,7 +131,7 @@ func (s *servers) open(ctx context.Context, rank int) (*submission, error) {
 func (c *submission) probe(ctx context.Context) (*submission, error) {
 	limited, cancel := bounded(ctx, commandTimeout)
 	defer cancel()
-	if err := guard(limited, c.bare, c.client.Noop); err != nil {
+	if err := guard(limited, c.bare, c.noop); err != nil {
 		c.drop()
 		return nil, err
 	}

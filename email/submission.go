@@ -27,10 +27,13 @@ const (
 type submission struct {
 	link
 	server   string // for errors
-	rank     int    // of the server, in the order of preference
-	client   *smtp.Client
+	protocol protocol
+	rank     int          // of the server, in the order of preference
+	client   *smtp.Client // nil if mails are appended
 	lastUsed time.Time
 	broken   bool // must not be used again
+
+	appending *appending // or nil
 }
 
 // outgoing is a message as a mail, ready to be submitted.
@@ -43,8 +46,11 @@ type outgoing struct {
 
 // startSubmission logs in on a fresh connection.
 func (a *account) startSubmission(ctx context.Context, l link) (*submission, error) {
+	if a.server.scheme.protocol == imapProtocol {
+		return a.startAppending(ctx, l)
+	}
 	l.Conn = &replyConn{Conn: l.Conn, left: maxReply}
-	conn := &submission{link: l, server: a.server.String(), lastUsed: time.Now()}
+	conn := &submission{link: l, server: a.server.String(), protocol: a.server.scheme.protocol, lastUsed: time.Now()}
 	what := "email: smtp greeting"
 	err := guard(ctx, l.bare, func() (err error) {
 		if a.server.scheme.security == startTLS {
@@ -127,6 +133,9 @@ func (c *submission) login(a *account) error {
 // usable reports whether there is a connection, as far as can be known without asking the
 // server.
 func (c *submission) usable() bool {
+	if c != nil && c.appending != nil {
+		return !c.broken && c.appending.usable()
+	}
 	return c != nil && !c.broken && !hasEnded(c.bare)
 }
 
@@ -134,6 +143,10 @@ func (c *submission) usable() bool {
 // one that is refused ends the transaction. taken says that the server may have taken
 // the mail.
 func (c *submission) submit(ctx context.Context, m outgoing) (taken bool, err error) {
+	defer func() { c.lastUsed = time.Now() }()
+	if c.appending != nil {
+		return c.append(ctx, m.raw)
+	}
 	err = guard(ctx, c.bare, func() error {
 		if limit, _ := c.client.MaxMessageSize(); limit > 0 && len(m.raw) > limit {
 			return fmt.Errorf("%w: the mail has %d bytes, the server's limit is %d", transport.ErrTooLarge, len(m.raw), limit)
@@ -156,7 +169,6 @@ func (c *submission) submit(ctx context.Context, m outgoing) (taken bool, err er
 		return c.conclude(&taken, err)
 	})
 	c.broken = c.broken || ctx.Err() != nil // which has closed it
-	c.lastUsed = time.Now()
 	return taken, err
 }
 
@@ -190,10 +202,30 @@ func (c *submission) conclude(taken *bool, err error) error {
 	return explainReply("the mail", err, false)
 }
 
+// noop asks the server whether it is there.
+func (c *submission) noop() error {
+	if c.appending != nil {
+		return c.appending.client.Noop().Wait()
+	}
+	return c.client.Noop()
+}
+
+// quit says goodbye.
+func (c *submission) quit() error {
+	if c.appending != nil {
+		return c.appending.client.Logout().Wait()
+	}
+	return c.client.Quit()
+}
+
 // drop closes the connection, if there is one, without a word.
 func (c *submission) drop() {
-	if c != nil {
-		c.bare.Close()
+	if c == nil {
+		return
+	}
+	c.bare.Close()
+	if c.appending != nil {
+		<-c.appending.client.Closed()
 	}
 }
 

@@ -26,6 +26,9 @@ const (
 	imapProtocol
 )
 
+// String returns its name as URLs have it.
+func (p protocol) String() string { return [...]string{"smtp", "lmtp", "imap"}[p] }
+
 // scheme is what may stand before "://" in the URL of a server.
 type scheme struct {
 	name     string
@@ -39,7 +42,7 @@ var (
 	smtpSchemes    = []scheme{{"smtps", smtpProtocol, "465", implicitTLS}, {"smtp+starttls", smtpProtocol, "587", startTLS}, {"smtp+insecure", smtpProtocol, "25", insecure}}
 	lmtpSchemes    = []scheme{{"lmtp+unix", lmtpProtocol, "", insecure}, {"lmtp+insecure", lmtpProtocol, "24", insecure}}
 	imapSchemes    = []scheme{{"imaps", imapProtocol, "993", implicitTLS}, {"imap+starttls", imapProtocol, "143", startTLS}, {"imap+insecure", imapProtocol, "143", insecure}}
-	sendSchemes    = smtpSchemes
+	sendSchemes    = slices.Concat(smtpSchemes, imapSchemes)
 	receiveSchemes = imapSchemes
 )
 
