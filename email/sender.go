@@ -142,15 +142,17 @@ func (s *sender) submit(ctx context.Context, conn *submission, m outgoing) (next
 		if err != nil {
 			err = fmt.Errorf("email: %s at %s: %w", conn.protocol, conn.server, err)
 		}
+		s.servers.learn(conn, err)
 		if !conn.broken {
 			s.servers.work()
 		}
-		if !conn.broken || taken || ctx.Err() != nil {
+		if taken || ctx.Err() != nil || !conn.again(err) {
 			return conn, taken, err
 		}
 		// A server may close a connection at any time between two mails. That is
-		// nobody's error as long as the mail was certainly not taken.
-		if reused {
+		// nobody's error as long as the mail was certainly not taken. And what it does not understand
+		// when it comes in advance it may understand step by step.
+		if reused || replyIn(err) != nil && conn.stumbled {
 			continue
 		}
 		s.servers.shun(conn.rank)
@@ -196,10 +198,10 @@ func sendError(name string, taken int, unsure bool, err error) *transport.SendEr
 		e.Code = reply.Code
 	}
 	switch {
-	case isPermanent(err):
-		e.Outcome = transport.Permanent
 	case unsure:
 		e.Outcome = transport.Unknown
+	case isPermanent(err):
+		e.Outcome = transport.Permanent
 	}
 	return e
 }

@@ -1,155 +1,17 @@
 package email
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/postbus/postbus/email/mailserver"
 	"github.com/postbus/postbus/transport"
 )
-
-// smtpScript is an SMTP server that does what a test tells it to.
-type smtpScript struct {
-	net.Listener
-	// reply returns what to say to a command on a connection, counted from 1, or ""
-	// for the usual; "close" closes the connection, "silence" says nothing. The end
-	// of a mail is the command ".".
-	reply func(conn int, command string) string
-	// write, if set, is how a reply is written.
-	write func(net.Conn, string) error
-
-	mu       sync.Mutex
-	commands []string // with the number of the connection
-	conns    []net.Conn
-	serving  sync.WaitGroup
-}
-
-// usualReplies are those other than 250.
-var usualReplies = map[string]string{"GREETING": "220 test", "EHLO": "250-test\r\n250 AUTH PLAIN", "AUTH": "235 ok", "DATA": "354 go on", "QUIT": "221 bye"}
-
-func newSMTPScript(t *testing.T) *smtpScript {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := &smtpScript{Listener: l, reply: usual}
-	s.serving.Go(func() {
-		for {
-			conn, err := l.Accept()
-			if err != nil {
-				return
-			}
-			s.start(conn)
-		}
-	})
-	t.Cleanup(func() {
-		l.Close()
-		s.mu.Lock()
-		for _, conn := range s.conns {
-			conn.Close()
-		}
-		s.mu.Unlock()
-		s.serving.Wait()
-	})
-	return s
-}
-
-// start serves a connection.
-func (s *smtpScript) start(conn net.Conn) {
-	s.mu.Lock()
-	s.conns = append(s.conns, conn)
-	n := len(s.conns)
-	s.mu.Unlock()
-	s.serving.Go(func() { s.serve(conn, n) })
-}
-
-func (s *smtpScript) serve(conn net.Conn, n int) {
-	defer conn.Close()
-	lines := bufio.NewReader(conn)
-	for command := "greeting"; ; {
-		s.mu.Lock()
-		reply := s.reply(n, command)
-		s.mu.Unlock()
-		verb, _, _ := strings.Cut(strings.ToUpper(command), " ")
-		if reply == "" {
-			if reply = usualReplies[verb]; reply == "" {
-				reply = "250 ok"
-			}
-		}
-		switch reply {
-		case "close":
-			return
-		case "silence":
-		default:
-			if s.write == nil {
-				fmt.Fprintf(conn, "%s\r\n", reply)
-			} else if s.write(conn, reply+"\r\n") != nil {
-				return
-			}
-		}
-		var line string
-		var err error
-		for {
-			if line, err = lines.ReadString('\n'); err != nil {
-				return
-			}
-			if line = strings.TrimSuffix(line, "\r\n"); verb != "DATA" || line == "." || !strings.HasPrefix(reply, "354") {
-				break
-			}
-		}
-		command = line
-		s.mu.Lock()
-		s.commands = append(s.commands, fmt.Sprint(n, " ", line))
-		s.mu.Unlock()
-	}
-}
-
-func (s *smtpScript) setReply(reply func(int, string) string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.reply = reply
-}
-
-// heard returns how many commands began so.
-func (s *smtpScript) heard(prefix string) int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	n := 0
-	for _, command := range s.commands {
-		if _, command, _ := strings.Cut(command, " "); strings.HasPrefix(command, prefix) {
-			n++
-		}
-	}
-	return n
-}
-
-// openSender opens a sender at the script.
-func (s *smtpScript) openSender(t *testing.T) *sender {
-	t.Helper()
-	c, err := newCarrier(Config{SMTP: "smtp+insecure://" + s.Addr().String(), IMAP: "unused", Username: "me@test", Password: "secret",
-		To: []string{"a@test"}, Cc: []string{"A@TEST", "b@test"}, Bcc: []string{"c@test"}}, Options{Logger: quietLog})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := c.sender.open(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := c.sender.close(context.Background()); err != nil {
-			t.Error(err)
-		}
-	})
-	return &c.sender
-}
 
 func topicMessage(n int) *transport.Message {
 	m := &transport.Message{Kind: transport.TopicMessage, Name: "/t", Body: []byte("hello")}
@@ -159,24 +21,6 @@ func topicMessage(n int) *transport.Message {
 	m.ID = transport.NewID(m.Info.PublisherGID, m.Info.Sequence, "test")
 	return m
 }
-
-// say returns a reply to the commands that begin with prefix, on connections first to last.
-func say(first, last int, prefix, reply string) func(int, string) string {
-	return func(conn int, command string) string {
-		if first <= conn && conn <= last && strings.HasPrefix(command, prefix) {
-			return reply
-		}
-		return ""
-	}
-}
-
-// either replies as one of two does.
-func either(a, b func(int, string) string) func(int, string) string {
-	return func(conn int, command string) string { return a(conn, command) + b(conn, command) }
-}
-
-// usual is the reply of a server that is all right.
-func usual(int, string) string { return "" }
 
 func TestSendOutcomes(t *testing.T) {
 	const always = 1000
@@ -222,21 +66,32 @@ func TestSendOutcomes(t *testing.T) {
 		{"login refused", either(say(1, 1, "MAIL", "close"), say(2, always, "AUTH", "535 5.7.8 wrong password")), transport.Permanent, 535, transport.ErrRefused, "smtp login", 2},
 		{"login delayed", either(say(1, 1, "MAIL", "close"), say(2, always, "AUTH", "454 later")), transport.Temporary, 454, nil, "smtp login", 2},
 	} {
-		t.Run(test.name, func(t *testing.T) {
-			s := newSMTPScript(t)
-			s.setReply(test.reply)
-			sender := s.openSender(t)
-			err := sender.send(t.Context(), []*transport.Message{topicMessage(1)})
-			checkOutcome(t, err, test.outcome, test.code, test.is, test.text)
-			if len(s.conns) != test.conns {
-				t.Errorf("%d connections, want %d", len(s.conns), test.conns)
+		for _, offers := range offersOf {
+			if offers.shape == inOne || offers.shape == byChunk && strings.Contains(strings.ToLower(test.name), "data") {
+				continue // that is TestSendInOne, and without DATA
 			}
-			s.setReply(usual)
-			sender.servers.work() // else the next message would share the failure
-			if err := sender.send(t.Context(), []*transport.Message{topicMessage(2)}); err != nil {
-				t.Errorf("the next message: %v", err)
+			for _, gullible := range []bool{false, true} {
+				t.Run(fmt.Sprintf("%s/%s/%v", test.name, offers.name, gullible), func(t *testing.T) {
+					s := newSMTPScript(t)
+					s.offers, s.gullible = offers.offers, gullible
+					s.setReply(test.reply)
+					sender := s.openSender(t)
+					err := sender.send(t.Context(), []*transport.Message{topicMessage(1)})
+					checkOutcome(t, err, test.outcome, test.code, test.is, test.text)
+					if len(s.conns) != test.conns {
+						t.Errorf("%d connections, want %d", len(s.conns), test.conns)
+					}
+					if strings.HasPrefix(test.name, "recipient") && s.heard(".") > 0 {
+						t.Error("the other recipients were sent something")
+					}
+					s.setReply(usual)
+					sender.servers.work() // else the next message would share the failure
+					if err := sender.send(t.Context(), []*transport.Message{topicMessage(2)}); err != nil {
+						t.Errorf("the next message: %v", err)
+					}
+				})
 			}
-		})
+		}
 	}
 }
 

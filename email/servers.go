@@ -23,6 +23,9 @@ const (
 	// headStart is how long a server may take to be ready before the next is tried as
 	// well.
 	headStart = time.Second
+	// plainFor is how long a server that says it takes commands in advance, and comes to grief over them, is
+	// sent none.
+	plainFor = time.Hour
 	// avoidFor is how long a server that could not be reached, or not in time, is tried
 	// after the others; and how often it is looked, while messages go out over another one,
 	// whether it is back.
@@ -39,6 +42,10 @@ type servers struct {
 
 	mu    sync.Mutex
 	avoid []time.Time // until when each comes after those that are not avoided
+	// stumbles counts the mails in a row that came to grief over commands sent in advance; plain is until when
+	// there are none.
+	stumbles []int
+	plain    []time.Time
 
 	// While no server can be reached, err says why, since failed attempts in a row. Nobody
 	// tries again before then: who wants to send until then gets err at once.
@@ -124,7 +131,31 @@ func (s *servers) open(ctx context.Context, rank int) (*submission, error) {
 		return nil, err
 	}
 	conn.rank = rank
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	conn.plain = s.stumbles[rank] > 0 || time.Now().Before(s.plain[rank])
 	return conn, nil
+}
+
+// learn notes how a mail fared on a server that says it takes commands in advance. After one that came to
+// grief the next goes without; if that helps twice in a row, all do for a while.
+func (s *servers) learn(conn *submission, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	stumbles := &s.stumbles[conn.rank]
+	switch {
+	case !conn.pipelining:
+	case conn.stumbled:
+		*stumbles++
+	case !conn.plain:
+		*stumbles = 0
+	case err != nil:
+	case *stumbles == 1:
+		conn.plain = false
+	case *stumbles > 1:
+		*stumbles, s.plain[conn.rank] = 0, time.Now().Add(plainFor)
+		s.logger.Warn("email: the server does not take commands in advance (PIPELINING) as it says; sending goes on without", "server", conn.server)
+	}
 }
 
 // probe asks the server whether the connection is still there.
@@ -311,5 +342,6 @@ func (s *servers) close() {
 
 // newServers returns the servers in order of preference; there is at least one.
 func newServers(list []account, logger *slog.Logger) servers {
-	return servers{list: list, logger: logger, dial: (*account).dial, avoid: make([]time.Time, len(list)), better: make(chan *submission, 1)}
+	return servers{list: list, logger: logger, dial: (*account).dial, better: make(chan *submission, 1),
+		avoid: make([]time.Time, len(list)), plain: make([]time.Time, len(list)), stumbles: make([]int, len(list))}
 }

@@ -2,6 +2,7 @@ package email
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -18,14 +19,12 @@ const (
 	// and RFC 5321 section 4.5.3.2.6 grants them ten minutes; giving up too early
 	// makes duplicates.
 	submissionTimeout = 2 * time.Minute
-	// maxReply is the most that a server may send between two commands, in bytes. The client
-	// library would collect the lines of a reply for as long as they come.
-	maxReply = 128 << 10
 )
 
 // submission is a connection to a server for sending, logged in.
 type submission struct {
 	link
+	talk     *dialogue
 	server   string // for errors
 	protocol protocol
 	rank     int          // of the server, in the order of preference
@@ -34,6 +33,13 @@ type submission struct {
 	broken   bool // must not be used again
 
 	appending *appending // or nil
+
+	// What the server offers.
+	pipelining, chunking, eightBit, size bool
+	maxSize                              int // of a mail in bytes, 0 for no known limit
+	// plain says not to send commands in advance, though the server offers it; stumbled that it has
+	// come to grief over it.
+	plain, stumbled bool
 }
 
 // outgoing is a message as a mail, ready to be submitted.
@@ -44,35 +50,33 @@ type outgoing struct {
 	eightBit   bool // raw has bytes beyond ASCII
 }
 
+// lmtp reports whether the server answers for each recipient.
+func (c *submission) lmtp() bool { return c.protocol == lmtpProtocol }
+
 // startSubmission logs in on a fresh connection.
 func (a *account) startSubmission(ctx context.Context, l link) (*submission, error) {
 	if a.server.scheme.protocol == imapProtocol {
 		return a.startAppending(ctx, l)
 	}
-	l.Conn = &replyConn{Conn: l.Conn, left: maxReply}
-	conn := &submission{link: l, server: a.server.String(), protocol: a.server.scheme.protocol, lastUsed: time.Now()}
-	what := "email: smtp greeting"
-	err := guard(ctx, l.bare, func() (err error) {
+	conn := &submission{link: l, talk: newDialogue(l), server: a.server.String(), protocol: a.server.scheme.protocol, lastUsed: time.Now()}
+	step := "greeting"
+	err := guard(ctx, l.bare, func() error {
 		if a.server.scheme.security == startTLS {
-			what = "email: smtp STARTTLS"
-			if conn.client, err = smtp.NewClientStartTLS(l, a.tls); err != nil {
+			step = "STARTTLS"
+			if err := conn.startTLS(ctx, a); err != nil {
 				return err
 			}
-		} else {
-			conn.client = smtp.NewClient(l)
 		}
-		conn.client.CommandTimeout = commandTimeout
-		conn.client.SubmissionTimeout = submissionTimeout
-		if err := conn.client.Hello(addressLiteral(l.LocalAddr())); err != nil {
+		if err := conn.hello(); err != nil {
 			return err
 		}
-		what = "email: smtp login"
+		step = "login"
 		return conn.login(a)
 	})
 	if err != nil {
 		conn.drop()
-		err = a.explain(what, err)
-		if what == "email: smtp login" && errors.Is(err, transport.ErrRefused) {
+		err = a.explain(fmt.Sprintf("email: %s %s", conn.protocol, step), err)
+		if step == "login" && errors.Is(err, transport.ErrRefused) {
 			err = loginRefused{err}
 		}
 		return nil, err
@@ -80,30 +84,59 @@ func (a *account) startSubmission(ctx context.Context, l link) (*submission, err
 	return conn, nil
 }
 
+// hello introduces the client, and notes what the server offers.
+func (c *submission) hello() error {
+	if c.lmtp() {
+		c.client = smtp.NewClientLMTP(c.talk)
+	} else {
+		c.client = smtp.NewClient(c.talk)
+	}
+	c.client.CommandTimeout = commandTimeout
+	c.client.SubmissionTimeout = submissionTimeout
+	if err := c.client.Hello(addressLiteral(c.LocalAddr())); err != nil {
+		return err
+	}
+	for name, offered := range map[string]*bool{"PIPELINING": &c.pipelining, "CHUNKING": &c.chunking, "8BITMIME": &c.eightBit, "SIZE": &c.size} {
+		*offered, _ = c.client.Extension(name)
+	}
+	c.maxSize, _ = c.client.MaxMessageSize()
+	return nil
+}
+
+// startTLS does what go-smtp could, but leaves the connection in our hands.
+func (c *submission) startTLS(ctx context.Context, a *account) error {
+	if err := c.hello(); err != nil {
+		return err
+	}
+	if ok, _ := c.client.Extension("STARTTLS"); !ok {
+		return errors.New("the server doesn't support STARTTLS")
+	}
+	if _, err := c.say([]byte("STARTTLS\r\n")); err != nil {
+		return err
+	}
+	reply, err := c.talk.reply(commandTimeout)
+	switch {
+	case err != nil:
+		return err
+	case reply.Code != 220:
+		return reply
+	case c.talk.lines.Buffered() > 0:
+		// It was sent before there was TLS, perhaps by somebody else.
+		return errors.New("the server sends more than the reply to STARTTLS before TLS begins")
+	}
+	secured := tls.Client(c.bare, a.tls)
+	if err := secured.HandshakeContext(ctx); err != nil {
+		return err
+	}
+	c.link = link{secured, c.bare}
+	c.talk = afterStartTLS(secured)
+	return nil
+}
+
 // loginRefused is the error of a server that does not want the account.
 type loginRefused struct{ error }
 
 func (e loginRefused) Unwrap() error { return e.error }
-
-// replyConn is a connection on which a server can't send more than maxReply between two
-// commands.
-type replyConn struct {
-	net.Conn
-	left int // of maxReply
-}
-
-func (c *replyConn) Write(b []byte) (int, error) {
-	c.left = maxReply
-	return c.Conn.Write(b)
-}
-
-func (c *replyConn) Read(b []byte) (int, error) {
-	n, err := c.Conn.Read(b)
-	if c.left -= n; c.left < 0 {
-		return 0, fmt.Errorf("the server sends more than %d bytes in one reply", maxReply)
-	}
-	return n, err
-}
 
 // addressLiteral returns how a client without a name introduces itself (RFC 5321 section
 // 4.1.4).
@@ -120,56 +153,75 @@ func addressLiteral(addr net.Addr) string {
 
 // login authenticates by a mechanism that the server offers.
 func (c *submission) login(a *account) error {
+	_, offered := c.client.Extension("AUTH")
 	switch {
+	case c.lmtp() && offered == "":
+		return nil // it trusts whoever reaches it (RFC 2033 section 3)
 	case c.client.SupportsAuth(sasl.Plain):
 		return c.client.Auth(sasl.NewPlainClient("", a.username, a.password))
 	case c.client.SupportsAuth(sasl.Login):
 		return c.client.Auth(sasl.NewLoginClient(a.username, a.password))
 	}
-	_, offered := c.client.Extension("AUTH")
 	return fmt.Errorf("%w: the server offers neither AUTH PLAIN nor LOGIN on this port (but %q): check port and scheme", transport.ErrRefused, offered)
 }
 
 // usable reports whether there is a connection, as far as can be known without asking the
 // server.
 func (c *submission) usable() bool {
-	if c != nil && c.appending != nil {
-		return !c.broken && c.appending.usable()
+	switch {
+	case c == nil || c.broken:
+		return false
+	case c.appending != nil:
+		return c.appending.usable()
 	}
-	return c != nil && !c.broken && !hasEnded(c.bare)
+	return c.talk.lines.Buffered() == 0 && !hasEnded(c.bare)
 }
 
 // submit runs one mail transaction. All recipients get the mail or none: the first
-// one that is refused ends the transaction. taken says that the server may have taken
-// the mail.
+// one that is refused ends the transaction; only over LMTP it may come out different in the end. taken says that the
+// server may have taken the mail.
 func (c *submission) submit(ctx context.Context, m outgoing) (taken bool, err error) {
 	defer func() { c.lastUsed = time.Now() }()
 	if c.appending != nil {
 		return c.append(ctx, m.raw)
 	}
 	err = guard(ctx, c.bare, func() error {
-		if limit, _ := c.client.MaxMessageSize(); limit > 0 && len(m.raw) > limit {
-			return fmt.Errorf("%w: the mail has %d bytes, the server's limit is %d", transport.ErrTooLarge, len(m.raw), limit)
+		if c.maxSize > 0 && len(m.raw) > c.maxSize {
+			return fmt.Errorf("%w: the mail has %d bytes, the server's limit is %d", transport.ErrTooLarge, len(m.raw), c.maxSize)
 		}
-		// go-smtp says BODY=8BITMIME whenever it can (RFC 6152).
-		if ok, _ := c.client.Extension("8BITMIME"); m.eightBit && !ok {
+		// BODY=8BITMIME is always said where it is offered (RFC 6152).
+		if m.eightBit && !c.eightBit {
 			return fmt.Errorf("%w: the server does not take 8-bit mail, which rmw_email needs for other characters than ASCII", transport.ErrNotSupported)
 		}
-		data, err := c.offer(m)
-		if err != nil {
-			// Without RSET the next mail would be part of this transaction.
-			c.broken = leaves(err) || c.client.Reset() != nil
-			return err
+		if !c.pipelining || c.plain {
+			return c.stepwise(m, &taken)
 		}
-		if _, err = data.Write(m.raw); err != nil {
-			c.broken = true
-			return fmt.Errorf("sending the mail: %w", err)
-		}
-		_, err = data.CloseWithResponse()
-		return c.conclude(&taken, err)
+		err := c.pipeline(m, &taken)
+		c.stumbled = err != nil && (replyIn(err) == nil || protests(err) && !taken)
+		c.broken = c.broken || c.stumbled
+		return err
 	})
 	c.broken = c.broken || ctx.Err() != nil // which has closed it
 	return taken, err
+}
+
+// stepwise runs a mail transaction with go-smtp's client, which waits for each reply.
+func (c *submission) stepwise(m outgoing, taken *bool) error {
+	data, err := c.offer(m)
+	if err != nil {
+		// Without RSET the next mail would be part of this transaction.
+		c.broken = leaves(err) || c.client.Reset() != nil
+		return err
+	}
+	if _, err = data.Write(m.raw); err != nil {
+		c.broken = true
+		return fmt.Errorf("sending the mail: %w", err)
+	}
+	if c.lmtp() {
+		return c.closeEach(data, m.recipients, taken)
+	}
+	_, err = data.CloseWithResponse()
+	return c.conclude(taken, err)
 }
 
 // offer says from whom to whom the mail goes, and returns where to write it.
@@ -240,6 +292,23 @@ func replyIn(err error) *smtp.SMTPError {
 func leaves(err error) bool {
 	reply := replyIn(err)
 	return reply == nil || reply.Code == 421
+}
+
+// again reports whether the mail that failed with err should be tried over another connection at
+// once: this one is lost, or has not been understood.
+func (c *submission) again(err error) bool {
+	return err != nil && c.broken && (leaves(err) || c.stumbled)
+}
+
+// protests reports whether err is a reply to the way the commands were sent, and not to
+// what they say: RFC 5321 section 4.2.2 and RFC 3463 section 3.6.
+func protests(err error) bool {
+	reply := replyIn(err)
+	if reply == nil || reply.Code/100 != 5 {
+		return false
+	}
+	class := reply.EnhancedCode
+	return reply.Code == 500 || reply.Code == 502 || reply.Code == 503 || class == smtp.EnhancedCode{5, 5, 0} || class == smtp.EnhancedCode{5, 5, 1}
 }
 
 // explainReply says what an error is about and, if it is a reply that says no for good,

@@ -25,7 +25,7 @@ type flights struct {
 // does not depend on who is faster, the answer to a flight is held back until whole, which gets all of the
 // flight so far, says that it is complete, or until the client sends nothing more for a second, so that one
 // that waits where it should not is found by its count. whole is not called concurrently
-// for one connection.
+// for one connection. If it is nil, counting ends.
 func (p *Proxy) CountFlights(whole func(flight string) bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
