@@ -26,6 +26,9 @@ const (
 	delimiter = "--" + boundary
 )
 
+// maxHost is the longest host of a batch. No ID that is made of it is longer than MaxID.
+const maxHost = MaxID - len("18446744073709551615.00000000000000000000000000000000@")
+
 // subjectWidth is how long the names in the subject of a batch may get, in bytes, before
 // the others are left out. The first is always there.
 const subjectWidth = 60
@@ -55,12 +58,13 @@ func NewBatch(id transport.ID, e Envelope, limit int) (*Batch, error) {
 	if _, _, ok := id.Origin(); !ok {
 		return nil, fmt.Errorf("encode batch: its ID %.80q is not made of a GID and a number", id)
 	}
-	// With the longest number, so that no ID that is made of the host is too long.
-	if err := validID("00000000000000000000" + id.String()); err != nil {
+	if err := validID(id.String()); err != nil {
 		return nil, fmt.Errorf("encode batch: its ID: %w", err)
 	}
 	b := &Batch{id: id, limit: limit}
-	_, b.host, _ = strings.Cut(id.String(), "@")
+	if _, b.host, _ = strings.Cut(id.String(), "@"); len(b.host) > maxHost {
+		return nil, fmt.Errorf("encode batch: the host of its ID has %d bytes, at most %d are allowed", len(b.host), maxHost)
+	}
 	var err error
 	if b.addresses, err = appendAddresses(nil, e); err != nil {
 		return nil, fmt.Errorf("encode batch: %w", err)
@@ -74,8 +78,8 @@ func NewBatch(id transport.ID, e Envelope, limit int) (*Batch, error) {
 
 // headSize is the most bytes that the header section can have, with what ends the mail.
 func (b *Batch) headSize() int {
-	const fields = 420 // all but addresses, subject, and the ID
-	return fields + len(b.addresses) + transport.MaxName + subjectWidth + len(b.host)
+	const fields = 420 // all but addresses, names and hosts
+	return fields + len(b.addresses) + transport.MaxName + subjectWidth + 2*len(b.host)
 }
 
 // Add appends a message. It has the errors of Encode, and ErrBatchFull if the mail would get
@@ -152,8 +156,11 @@ func (b *Batch) Mail() []byte {
 	}
 	dst = append(dst, "Auto-Submitted: auto-generated\r\nMIME-Version: 1.0\r\n"+
 		"Content-Type: multipart/digest; boundary=\""+boundary+"\"\r\n"...)
-	dst = appendInt(dst, headerCount, int64(b.count))
-	dst = append(dst, "\r\n"...)
+	dst = append(dst, headerCount+": "...)
+	dst = strconv.AppendInt(dst, int64(b.count), 10)
+	dst = append(dst, "; host="...)
+	dst = append(dst, b.host...)
+	dst = append(dst, "\r\n\r\n"...)
 	dst = append(dst, b.parts...)
 	return append(dst, delimiter+"--\r\n"...)
 }
@@ -203,7 +210,7 @@ func appendPart(dst []byte, m *transport.Message, host string) ([]byte, error) {
 // usualID returns the ID that a message without Message-ID has in a batch from host, or
 // the zero ID if it can't tell.
 func usualID(m *transport.Message, host string) transport.ID {
-	if m.Info.PublisherGID.IsZero() || host == "" {
+	if m.Info.PublisherGID.IsZero() {
 		return transport.ID{}
 	}
 	return transport.NewID(m.Info.PublisherGID, m.Info.Sequence, host)

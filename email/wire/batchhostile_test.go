@@ -75,6 +75,7 @@ func TestDamagedPartsCostNoOthers(t *testing.T) {
 	}{
 		"a broken body":         {text(strings.Replace(binaryPart, "base64\r\n\r\n", "base64\r\n\r\n*", 1)), []int{1}, 1},
 		"no name":               {text(strings.Replace(binaryPart, "Subject:", "Object:", 1)), []int{1}, 1},
+		"no ID":                 {text(strings.Replace(binaryPart, "Publisher-GID:", "X:", 1)), []int{1}, 1},
 		"a bad number":          {text(strings.Replace(binaryPart, "Publisher-Sequence-Number: ", "Publisher-Sequence-Number: x", 1)), []int{1}, 1},
 		"two names":             {text(strings.Replace(binaryPart, "Subject: ", "Subject: /other\r\nSubject: ", 1)), []int{1}, 1},
 		"an empty part":         {text(""), []int{1}, 1},
@@ -157,10 +158,12 @@ func TestNoBatch(t *testing.T) {
 		"a long boundary":     {replaced(boundary, strings.Repeat("x", maxBoundary+1)), ErrMalformed},
 		"no number":           {replaced(headerCount+": 2", headerCount+": two"), ErrMalformed},
 		"none":                {replaced(headerCount+": 2", headerCount+": 0"), ErrMalformed},
+		"no host":             {replaced("; host=robot.example.org", ""), ErrMalformed},
+		"a bad host":          {replaced("host=robot", "host=ro bot"), ErrMalformed},
+		"a long host":         {replaced("host=robot", "host="+strings.Repeat("x", MaxID)), ErrMalformed},
 		"a huge number":       {replaced(headerCount+": 2", headerCount+": 99999999999999999999"), ErrMalformed},
-		"two numbers":         {replaced(headerCount+": 2", headerCount+": 2\r\n"+headerCount+": 2"), ErrMalformed},
+		"two numbers":         {replaced(headerCount+": 2", headerCount+": 2\r\n"+headerCount+": 2; host=x\r\nX: "), ErrMalformed},
 		"two senders":         {replaced("From: ", "From: b@example.org\r\nFrom: "), ErrMalformed},
-		"a bad ID":            {replaced("Message-ID: <", "Message-ID: < "), ErrMalformed},
 		"only a header":       {raw[:strings.Index(raw, "\r\n\r\n")+2], ErrMalformed},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -6,7 +6,6 @@ import (
 	"iter"
 	"slices"
 	"strconv"
-	"strings"
 
 	"github.com/postbus/postbus/transport"
 )
@@ -47,16 +46,10 @@ func DecodeBatch(raw []byte) (iter.Seq2[*transport.Message, error], error) {
 		return nil, malformed("more than one %s field", fieldNames[h.duplicate])
 	}
 	var around transport.Message
-	if err := h.readIDs(&around); err != nil {
-		return nil, err
-	}
 	h.readAddresses(&around)
 	b := &batchReader{from: around.From, replyTo: around.ReplyTo, to: slices.Clip(around.To)}
-	if b.count, err = strconv.Atoi(string(h.values[fieldCount])); err != nil || b.count < 1 {
-		return nil, malformed("%s is %.40q, not a number from 1", headerCount, h.values[fieldCount])
-	}
-	if _, _, ours := around.ID.Origin(); ours {
-		_, b.host, _ = strings.Cut(around.ID.String(), "@")
+	if err := b.readCount(unfold(h.values[fieldCount])); err != nil {
+		return nil, err
 	}
 	boundary := param(unfold(h.values[fieldContentType]), "boundary")
 	if len(boundary) == 0 || len(boundary) > maxBoundary {
@@ -78,6 +71,18 @@ type batchReader struct {
 	count         int    // of messages, as the mail says
 	delimiter     []byte // with the line ending before it
 	body          []byte // of the mail, with a line ending in front
+}
+
+// readCount reads the field that says how many messages there are, and where from.
+func (b *batchReader) readCount(value []byte) (err error) {
+	digits, host, ok := bytes.Cut(value, []byte(";"))
+	host, ok2 := bytes.CutPrefix(trim(host), []byte("host="))
+	b.count, err = strconv.Atoi(string(trim(digits)))
+	if !ok || !ok2 || err != nil || b.count < 1 || validID(host) != nil || len(host) > maxHost {
+		return malformed("%s is %.40q", headerCount, value)
+	}
+	b.host = string(host)
+	return nil
 }
 
 // messages yields the message, or the error, of each part.
@@ -163,6 +168,9 @@ func (b *batchReader) decode(h *header, part []byte) (*transport.Message, error)
 	m.From, m.ReplyTo, m.To = b.from, b.replyTo, b.to
 	if !h.has(fieldMessageID) {
 		m.ID = usualID(m, b.host)
+	}
+	if m.ID.IsZero() {
+		return nil, malformed("it has neither %s nor %s", fieldNames[fieldMessageID], transport.HeaderPublisherGID)
 	}
 	return m, nil
 }
