@@ -170,6 +170,8 @@ func newCarrier(config Config, options Options) (*Carrier, error) {
 	mailbox := login(imapServer)
 	mailbox.writable = config.SkippedFlag != "" || config.SkippedFolder != "" || config.Retention.Action != RetainMessages
 	c.receiver.connect = mailbox.openInbox
+	c.receiver.sent = new(sentBatches)
+	c.sender.sent = c.receiver.sent
 	logs := login(imapServer)
 	c.durables = durables{receiver: &c.receiver, logger: options.Logger}
 	c.receiver.remembered = func(validity uint32) (from imap.UID, open []imap.UID) {

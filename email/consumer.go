@@ -33,12 +33,14 @@ type consumer interface {
 	offer(uid imap.UID, m *transport.Message, arrived time.Time) bool
 	// passed says that all mails below uid have been offered and taken, or do not match.
 	passed(uid imap.UID)
-	// again returns UIDs that are to be offered, whatever has been before, because their messages are not there any more: those to be
-	// delivered again, or taken over. It is asked after begin and after feed.poke.
+	// again returns UIDs of mails that are to be read, whatever has been before, because messages of theirs are not there any more: those to be
+	// delivered again, or taken over. It is asked after begin and after feed.poke. awaits says which these are: what of the mails
+	// is offered then.
 	again() []imap.UID
-	// gone says that there is no mail with a UID that again has returned, or that it can't
-	// be read.
-	gone(uid imap.UID)
+	awaits(uid imap.UID, m *transport.Message) bool
+	// gone says that a mail with a UID that again has returned has no messages for the consumer but
+	// these: there is none, or it can't be read, or not all of it.
+	gone(uid imap.UID, found []*transport.Message)
 }
 
 // catchUpSize is how many UIDs a consumer that is behind is offered at a time.

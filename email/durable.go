@@ -3,6 +3,7 @@ package email
 import (
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -43,12 +44,10 @@ type durable struct {
 	logger   *slog.Logger
 	journal  *journal.Journal
 
-	mu     sync.Mutex
-	place  place // without open
-	memory *order.Memory
-	// letters are those that are open, by key, and places those of which it is known where they are in the inbox.
-	letters map[order.Key]*letter
-	places  map[imap.UID]*letter
+	mu      sync.Mutex
+	place   place // without open
+	memory  *order.Memory
+	letters map[order.Key]*letter // those that are open
 	// absent are the letters whose messages are to be read again, in the order of delivery.
 	absent []*letter
 	ready  []*letter
@@ -127,7 +126,6 @@ func (d *durable) begin(validity uint32, next imap.UID) (from imap.UID, since ti
 			since = l.arrived
 		}
 	}
-	clear(d.places)
 	d.place.validity, d.place.read, d.until = validity, 1, next
 	d.save(lazily)
 	return 1, since.Add(-aDay)
@@ -162,12 +160,8 @@ func (d *durable) offer(uid imap.UID, m *transport.Message, arrived time.Time) b
 // else is said.
 func (d *durable) accept(uid imap.UID, m *transport.Message, arrived time.Time) (l *letter, taken bool) {
 	key := keyOf(m, d.place.validity, uid)
-	l = d.places[uid]
-	if l == nil {
-		if l = d.letters[key]; l != nil && l.uid == 0 && l.dead == 0 {
-			l.uid = uid // found again
-			d.places[uid] = l
-		}
+	if l = d.letters[key]; l != nil && l.uid == 0 && l.dead == 0 {
+		l.uid = uid // found again
 	}
 	switch {
 	case l != nil && l.state != absent:
@@ -190,7 +184,6 @@ func (d *durable) accept(uid imap.UID, m *transport.Message, arrived time.Time) 
 			l.arrived = arrived
 		}
 		d.letters[key] = l
-		d.places[uid] = l
 	default:
 		d.present(l)
 	}
@@ -200,11 +193,10 @@ func (d *durable) accept(uid imap.UID, m *transport.Message, arrived time.Time) 
 
 // present takes a letter out of those to be read again.
 func (d *durable) present(l *letter) {
-	for i, a := range d.absent {
-		if a == l {
-			d.absent = append(d.absent[:i:i], d.absent[i+1:]...)
-			return
-		}
+	if i := slices.Index(d.absent, l); i == 0 { // nearly always: they are read in their order
+		d.absent = d.absent[1:]
+	} else if i > 0 {
+		d.absent = slices.Delete(d.absent, i, i+1)
 	}
 }
 
@@ -250,22 +242,42 @@ func (d *durable) again() []imap.UID {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	var uids []imap.UID
+	known := make(map[imap.UID]bool)
 	for _, l := range d.absent {
 		if len(uids) == catchUpSize || d.full() {
 			break
 		}
-		if l.uid != 0 {
+		if l.uid != 0 && !known[l.uid] {
+			known[l.uid] = true
 			uids = append(uids, l.uid)
 		}
 	}
 	return uids
 }
 
-// gone implements consumer.
-func (d *durable) gone(uid imap.UID) {
+// awaits implements consumer.
+func (d *durable) awaits(uid imap.UID, m *transport.Message) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if l := d.places[uid]; l != nil && l.state == absent {
+	l := d.letters[keyOf(m, d.place.validity, uid)]
+	return l != nil && l.state == absent
+}
+
+// gone implements consumer.
+func (d *durable) gone(uid imap.UID, found []*transport.Message) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	there := make(map[order.Key]bool)
+	for _, m := range found {
+		there[keyOf(m, d.place.validity, uid)] = true
+	}
+	var lost []*letter
+	for _, l := range d.absent {
+		if l.uid == uid && !there[l.key] {
+			lost = append(lost, l)
+		}
+	}
+	for _, l := range lost {
 		d.lose(l)
 	}
 }
@@ -282,9 +294,6 @@ func (d *durable) lose(l *letter) {
 func (d *durable) remove(l *letter) {
 	d.present(l)
 	delete(d.letters, l.key)
-	if d.places[l.uid] == l {
-		delete(d.places, l.uid)
-	}
 }
 
 // release makes a letter ready that the sequencer has held back. It is called without d.mu.

@@ -154,7 +154,6 @@ func (d *durable) attach(interest transport.Interest, deliver func(transport.Del
 	if d.letters == nil {
 		d.letters = make(map[order.Key]*letter)
 	}
-	d.placeLetters()
 	d.interest, d.deliver = interest, deliver
 	d.takeBack()
 	before := d.sequencer
@@ -180,17 +179,7 @@ func (d *durable) attach(interest transport.Interest, deliver func(transport.Del
 	return nil
 }
 
-// placeLetters notes where the letters are in the inbox. d.mu is held, here and below.
-func (d *durable) placeLetters() {
-	d.places = make(map[imap.UID]*letter)
-	for _, l := range d.letters {
-		if l.uid != 0 {
-			d.places[l.uid] = l
-		}
-	}
-}
-
-// takeBack makes ready what has been delivered and not settled.
+// takeBack makes ready what has been delivered and not settled. d.mu is held, here and below.
 func (d *durable) takeBack() {
 	var back []*letter
 	for _, l := range d.letters {
@@ -253,9 +242,9 @@ func (d *durable) recall(found []recalled) {
 	d.place.last = 0
 	for _, f := range found {
 		key := keyOf(f.message, d.place.validity, f.uid)
-		if d.letters[key] == nil && d.places[f.uid] == nil && !d.memory.Has(key) {
+		if d.letters[key] == nil && !d.memory.Has(key) {
 			l := &letter{uid: f.uid, key: key, arrived: time.Now()}
-			d.letters[key], d.places[f.uid] = l, l
+			d.letters[key] = l
 			d.absent = append(d.absent, l)
 		}
 	}
@@ -345,7 +334,7 @@ func (d *durable) keepsIn(validity uint32) (from imap.UID, open []imap.UID) {
 	if d.until != 0 || d.place.validity != validity {
 		return 0, nil
 	}
-	for _, l := range d.letters { // not d.places: the name may have been stated for something else, in vain
+	for _, l := range d.letters {
 		if l.uid != 0 {
 			open = append(open, l.uid)
 		}

@@ -35,6 +35,7 @@ func (r *receiver) offerFeeds(mail fetched, m *transport.Message) int {
 		default:
 			f.behind, f.full = true, true
 			f.reader.cursor = cursor{validity: r.live.cursor.validity, next: mail.uid}
+			f.reader.partly = partly{mail.uid, mail.part}
 		}
 	}
 	return n
@@ -162,17 +163,16 @@ func (f *feed) leapOn(ctx context.Context, last imap.UID) error {
 func (f *feed) readAgain(ctx context.Context, uids []imap.UID) (progress bool, err error) {
 	uids = uids[:min(len(uids), catchUpSize)]
 	come := make(map[imap.UID]verdict)
-	unwanted := make(map[imap.UID]bool) // it is no message for the consumer, or not any more
 	request := wanted{uids: imap.UIDSetNum(uids...), limit: headBytes, dates: f.retry.dates}
 	err = f.receiver.session.fetch(ctx, request, func(mail fetched) {
 		if v, known := come[mail.uid]; known && v != unread || f.full {
 			return
 		}
 		if come[mail.uid] = unread; mail.hasBody {
-			found := false
-			f.retry.audience = foundAudience{f, &found}
-			come[mail.uid] = f.retry.examine(mail)
-			unwanted[mail.uid] = come[mail.uid] == settled && !found
+			again := f.beginAgain()
+			if come[mail.uid] = f.retry.examine(mail); come[mail.uid] == settled {
+				f.consumer.gone(mail.uid, again.found)
+			}
 		}
 	})
 	f.retry.audience = f
@@ -185,9 +185,7 @@ func (f *feed) readAgain(ctx context.Context, uids []imap.UID) (progress bool, e
 		case f.full:
 			return progress, nil
 		case known && v == settled:
-			if progress = true; unwanted[uid] {
-				f.consumer.gone(uid)
-			}
+			progress = true
 		case known || err != nil:
 			read, err := f.readOneAgain(ctx, uid)
 			if err != nil {
@@ -195,7 +193,7 @@ func (f *feed) readAgain(ctx context.Context, uids []imap.UID) (progress bool, e
 			}
 			progress = progress || read
 		default:
-			f.consumer.gone(uid)
+			f.consumer.gone(uid, nil)
 			progress = true
 		}
 	}
@@ -205,27 +203,37 @@ func (f *feed) readAgain(ctx context.Context, uids []imap.UID) (progress bool, e
 // readOneAgain offers a mail. If it can't be read it says so after some tries. It returns true if
 // there is nothing more to do about the mail.
 func (f *feed) readOneAgain(ctx context.Context, uid imap.UID) (done bool, err error) {
-	found := false
+	again := f.beginAgain()
 	f.retry.cursor = cursor{}
-	f.retry.audience = foundAudience{f, &found}
 	_, err = f.retry.fetchOne(ctx, uid)
 	f.retry.audience = f
-	if _, done = f.retry.cursor.ahead[uid]; done && !found {
-		f.consumer.gone(uid)
+	if _, done = f.retry.cursor.ahead[uid]; done {
+		f.consumer.gone(uid, again.found)
 	}
 	return done, err
 }
 
-// foundAudience notes that a message was there that is for the consumer.
-type foundAudience struct {
-	*feed
-	found *bool
+// beginAgain makes the next mail that f.retry reads offer what the consumer wants again.
+func (f *feed) beginAgain() *againAudience {
+	again := &againAudience{feed: f}
+	f.retry.audience, f.retry.partly = again, partly{}
+	return again
 }
 
-func (a foundAudience) take(mail fetched, m *transport.Message) (n int, ok bool) {
-	n, ok = a.feed.take(mail, m)
-	*a.found = *a.found || n > 0
-	return n, ok
+// againAudience is the consumer as far as it wants messages again. It notes which are there that are
+// for the consumer.
+type againAudience struct {
+	*feed
+	found []*transport.Message
+}
+
+func (a *againAudience) take(mail fetched, m *transport.Message) (n int, ok bool) {
+	if a.wants(m) {
+		if a.found = append(a.found, m); !a.consumer.awaits(mail.uid, m) {
+			return 1, true
+		}
+	}
+	return a.feed.take(mail, m)
 }
 
 // pass tells the consumer how far it is, if that is news.
@@ -250,7 +258,6 @@ func (f *feed) wants(m *transport.Message) bool { return f.matches.Wants(m) }
 
 // take implements audience.
 func (f *feed) take(mail fetched, m *transport.Message) (n int, ok bool) {
-	m.Info.ReceivedTime = time.Now()
 	switch {
 	case f.full:
 		return 0, false // one before this was refused

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/emersion/go-imap/v2"
 
@@ -32,6 +33,7 @@ type reader struct {
 	dates     bool     // the audience wants to know when mails arrived
 	quiet     bool     // the audience does not hear of bounces
 	found     bool     // the last FETCH has found something
+	partly    partly   // a batch that was too much for one time
 }
 
 // audience is for whom mail is read.
@@ -170,11 +172,16 @@ func (r *reader) refuse(b *batch, tooMuch oversized) {
 
 // examine processes a mail, unless only its beginning is there and the rest is wanted.
 func (r *reader) examine(f fetched) verdict {
-	if len(f.body) < headBytes || f.size == int64(len(f.body)) {
+	if f.whole() {
 		return r.process(f)
 	}
 	m, err := wire.DecodeHeader(f.body)
 	switch {
+	case err == wire.ErrBatch && f.size <= r.maxMail:
+		return large // the header does not say what is in it
+	case err == wire.ErrBatch:
+		r.audience.skip(f.uid, LargeMail, fmt.Errorf("%w: a batch of messages has %d bytes, the limit for mails is %d; raise limits.max-body", transport.ErrTooLarge, f.size, r.maxMail))
+		return settled
 	case err != nil:
 		return r.reject(f, err)
 	case !r.audience.wants(m):
@@ -189,14 +196,25 @@ func (r *reader) examine(f fetched) verdict {
 // process decodes a mail and delivers the message.
 func (r *reader) process(f fetched) verdict {
 	m, err := wire.Decode(f.body)
-	if err != nil {
+	switch {
+	case err == wire.ErrBatch:
+		return r.processBatch(f)
+	case err != nil:
 		return r.reject(f, err)
 	}
-	if len(m.Body) > r.maxBody && r.audience.wants(m) {
-		r.audience.skip(f.uid, LargeMail, fmt.Errorf("%w: the body of message %s has %d bytes, the limit is %d; raise limits.max-body", transport.ErrTooLarge, m.Name, len(m.Body), r.maxBody))
+	if err := r.tooLarge(m); err != nil {
+		r.audience.skip(f.uid, LargeMail, err)
 		return settled
 	}
 	return r.deliver(f, m)
+}
+
+// tooLarge returns an error if a message is above the limit, and somebody wants it.
+func (r *reader) tooLarge(m *transport.Message) error {
+	if len(m.Body) <= r.maxBody || !r.audience.wants(m) {
+		return nil
+	}
+	return fmt.Errorf("%w: the body of message %s has %d bytes, the limit is %d; raise limits.max-body", transport.ErrTooLarge, m.Name, len(m.Body), r.maxBody)
 }
 
 // reject deals with a mail that package wire can't decode as a message.
@@ -210,6 +228,9 @@ func (r *reader) reject(f fetched, err error) verdict {
 
 // deliver delivers a message.
 func (r *reader) deliver(f fetched, m *transport.Message) verdict {
+	if m.Info.ReceivedTime = f.received; f.received.IsZero() {
+		m.Info.ReceivedTime = time.Now()
+	}
 	if _, ok := r.audience.take(f, m); !ok {
 		return refused
 	}

@@ -46,10 +46,8 @@ func (r *reader) report(f fetched, report *wire.Report) verdict {
 	}
 	level := slog.LevelDebug
 	if report.Action == wire.Failed {
-		if _, _, ours := report.Original.Origin(); ours {
-			if n, _ := r.audience.take(f, undeliverable(f.body, report)); n > 0 {
-				return settled
-			}
+		if _, _, ours := report.Original.Origin(); ours && r.undeliverable(f, report) > 0 {
+			return settled
 		}
 		level = slog.LevelInfo
 	}
@@ -58,18 +56,32 @@ func (r *reader) report(f fetched, report *wire.Report) verdict {
 	return settled
 }
 
-// undeliverable turns the report of a failure into a message.
-func undeliverable(raw []byte, report *wire.Report) *transport.Message {
-	m := &transport.Message{
-		Kind:      transport.Undeliverable,
-		InReplyTo: report.Original,
-		Error:     &transport.RemoteError{Code: report.Code, Text: reportText(report)},
+// undeliverable delivers the report of a failure, for each message that was in the mail, and returns
+// how many were somebody's here.
+func (r *reader) undeliverable(f fetched, report *wire.Report) (n int) {
+	message := transport.Message{
+		Kind:  transport.Undeliverable,
+		Error: &transport.RemoteError{Code: report.Code, Text: reportText(report)},
 	}
+	message.Info.ReceivedTime = time.Now()
 	// Reports in free form may lack the rest.
-	if letter, err := wire.DecodeLetter(raw); err == nil {
-		m.ID, m.From, m.To, m.Info.SourceTime = letter.ID, letter.From, letter.To, letter.Date
+	if letter, err := wire.DecodeLetter(f.body); err == nil {
+		message.ID, message.From, message.To, message.Info.SourceTime = letter.ID, letter.From, letter.To, letter.Date
 	}
-	return m
+	originals := r.sent.messages(report.Original)
+	if len(originals) == 0 {
+		originals = report.Messages // as far as the report has them
+	}
+	if len(originals) == 0 {
+		originals = []transport.ID{report.Original}
+	}
+	for _, id := range originals {
+		m := message
+		m.InReplyTo = id
+		wanted, _ := r.audience.take(f, &m)
+		n += min(wanted, 1)
+	}
+	return n
 }
 
 // reportText says for people what a report says: the recipient, the codes and the words

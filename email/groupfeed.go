@@ -2,6 +2,7 @@ package email
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 	"time"
 
@@ -162,29 +163,45 @@ func (g groupFeed) passed(uid imap.UID) {
 }
 
 // again implements consumer.
-func (g groupFeed) again() (uids []imap.UID) {
+func (g groupFeed) again() []imap.UID {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.stopped() || !g.current() {
 		return nil
 	}
+	uids := make(map[imap.UID]bool)
 	for _, it := range g.items {
-		if it.stage == stageHeld && it.message == nil && it.outcome == 0 {
-			uids = append(uids, imap.UID(it.uid))
+		if it.absent() {
+			uids[imap.UID(it.uid)] = true
 		}
 	}
-	return uids
+	return slices.Collect(maps.Keys(uids))
+}
+
+// absent reports whether the message has to be read again. group.mu is held.
+func (it *item) absent() bool { return it.stage == stageHeld && it.message == nil && it.outcome == 0 }
+
+// awaits implements consumer.
+func (g groupFeed) awaits(uid imap.UID, m *transport.Message) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	it := g.items[claim.KeyOf(m, g.inbox.validity, uint32(uid))]
+	return it != nil && it.absent()
 }
 
 // gone implements consumer.
-func (g groupFeed) gone(uid imap.UID) {
+func (g groupFeed) gone(uid imap.UID, found []*transport.Message) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.stopped() {
 		return
 	}
+	there := make(map[claim.Key]bool)
+	for _, m := range found {
+		there[claim.KeyOf(m, g.inbox.validity, uint32(uid))] = true
+	}
 	for _, it := range g.items {
-		if it.stage == stageHeld && it.message == nil && it.outcome == 0 && it.uid == uint32(uid) {
+		if it.absent() && it.uid == uint32(uid) && !there[it.key] {
 			g.groups.logger.Warn("email: a message of a group is not in the inbox any more", "mailbox", g.groups.address, "group", g.interest.Group, "uid", uid, "message", it.key)
 			it.decide(outcomeGone, 0, "")
 		}

@@ -280,14 +280,14 @@ func (g *group) readable() uint32 {
 	if !g.current() {
 		return 0
 	}
-	mails := make(map[uint32]claim.Key)
+	mails := make(map[claim.Key]uint32)
+	for _, f := range g.inbox.found {
+		mails[f.Key] = f.UID
+	}
 	for _, it := range g.items {
 		if it.stage <= stageClaiming {
-			mails[it.uid] = it.key
+			mails[it.key] = it.uid
 		}
-	}
-	for _, f := range g.inbox.found {
-		mails[f.UID] = f.Key
 	}
 	return min(uint32(g.inbox.passed), g.state.Unread(mails))
 }

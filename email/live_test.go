@@ -214,7 +214,7 @@ func TestRecall(t *testing.T) {
 			} else {
 				m.ID = transport.ParseID(text)
 			}
-			list = append(list, recalled{imap.UID(first + i), m})
+			list = append(list, recalled{imap.UID(first + i), 0, m})
 		}
 		return list
 	}

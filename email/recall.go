@@ -34,7 +34,13 @@ type historian interface {
 // recalled is a message from before an interest.
 type recalled struct {
 	uid     imap.UID
+	part    int                // of the mail, if it is a batch
 	message *transport.Message // without its body
+}
+
+// compare orders by the place in the inbox.
+func (r recalled) compare(other recalled) int {
+	return cmp.Or(cmp.Compare(r.uid, other.uid), cmp.Compare(r.part, other.part))
 }
 
 // recall is a search backwards through the inbox.
@@ -53,7 +59,7 @@ func (s *recall) done() bool {
 // add adds what is before all that has been found so far. Of a message that was sent twice the
 // first mail counts: the other one may have come much later.
 func (s *recall) add(found []recalled) {
-	slices.SortFunc(found, func(a, b recalled) int { return cmp.Compare(a.uid, b.uid) })
+	slices.SortFunc(found, recalled.compare)
 	all := append(found, s.found...)
 	known := make(map[order.Key]bool)
 	s.found = slices.DeleteFunc(all, func(r recalled) bool {
@@ -83,7 +89,7 @@ func (s *recall) last() []recalled {
 			chosen = append(chosen, r)
 		}
 	}
-	slices.SortFunc(chosen, func(a, b recalled) int { return cmp.Compare(a.uid, b.uid) })
+	slices.SortFunc(chosen, recalled.compare)
 	return chosen
 }
 
@@ -96,21 +102,8 @@ func (f *feed) recallSome(ctx context.Context) error {
 		if s.to > recallSize {
 			first = s.to - recallSize
 		}
-		var found []recalled
-		err := f.receiver.session.fetch(ctx, span(first, s.to-1, headBytes), func(mail fetched) {
-			if !mail.hasBody || mail.uid < first || mail.uid >= s.to {
-				return
-			}
-			m, err := wire.DecodeHeader(mail.body)
-			if err != nil {
-				m = f.letter(mail)
-			}
-			if m != nil && f.wants(m) {
-				m.Body = nil
-				found = append(found, recalled{mail.uid, m})
-			}
-		})
-		if err != nil && !isNo(err) {
+		found, err := f.recallSpan(ctx, first, s.to-1)
+		if err != nil {
 			return err
 		}
 		s.add(found)
@@ -121,6 +114,46 @@ func (f *feed) recallSome(ctx context.Context) error {
 		f.consumer.(historian).recall(s.last())
 	}
 	return nil
+}
+
+// recallSpan returns the messages in a span of the inbox that the consumer wants.
+func (f *feed) recallSpan(ctx context.Context, first, last imap.UID) (found []recalled, err error) {
+	var batches []imap.UID // of which the beginning does not say what is in them
+	add := func(uid imap.UID, part int, m *transport.Message) {
+		if m != nil && f.wants(m) {
+			m.Body = nil
+			found = append(found, recalled{uid, part, m})
+		}
+	}
+	err = f.receiver.session.fetch(ctx, span(first, last, headBytes), func(mail fetched) {
+		if !mail.hasBody || mail.uid < first || mail.uid > last {
+			return
+		}
+		m, err := wire.DecodeHeader(mail.body)
+		switch {
+		case err == wire.ErrBatch && mail.whole():
+			unpack(mail, add)
+		case err == wire.ErrBatch && mail.size <= f.receiver.maxMail:
+			batches = append(batches, mail.uid)
+		case err != nil:
+			add(mail.uid, 0, f.letter(mail))
+		default:
+			add(mail.uid, 0, m)
+		}
+	})
+	for _, uid := range batches {
+		if err == nil || isNo(err) {
+			err = f.receiver.session.fetch(ctx, span(uid, uid, f.receiver.maxMail), func(mail fetched) {
+				if mail.uid == uid && mail.hasBody {
+					unpack(mail, add)
+				}
+			})
+		}
+	}
+	if isNo(err) {
+		err = nil // what could not be read is not found
+	}
+	return found, err
 }
 
 // letter returns what a mail of a person is as a message that the consumer wants, or nil.
@@ -137,7 +170,7 @@ func (f *feed) letter(mail fetched) *transport.Message {
 type latecomer struct {
 	*live
 	count   int
-	missing []imap.UID // recalled, and not offered yet
+	missing []recalled // and not offered yet
 }
 
 var (
@@ -166,9 +199,7 @@ func (l *latecomer) last() int { return l.count }
 
 func (l *latecomer) recall(found []recalled) {
 	l.count = 0
-	for _, f := range found {
-		l.missing = append(l.missing, f.uid)
-	}
+	l.missing = append(l.missing, found...)
 	expectFirst(l.sequencer, found)
 }
 
@@ -190,22 +221,40 @@ func lower(first map[transport.GID]uint64, k order.Key) {
 }
 
 func (l *latecomer) offer(uid imap.UID, m *transport.Message, arrived time.Time) bool {
-	l.gone(uid)
+	if i := l.find(uid, m); i >= 0 {
+		l.missing = slices.Delete(l.missing, i, i+1)
+	}
 	if !l.stopped.Load() {
 		l.take(m, arrived)
 	}
 	return true
 }
 
+// find returns the index of a message among the missing ones, or -1.
+func (l *latecomer) find(uid imap.UID, m *transport.Message) int {
+	if len(l.missing) == 0 {
+		return -1
+	}
+	key := order.KeyOf(m)
+	return slices.IndexFunc(l.missing, func(r recalled) bool { return r.uid == uid && order.KeyOf(r.message) == key })
+}
+
 func (l *latecomer) passed(imap.UID) {}
 
-func (l *latecomer) again() []imap.UID { return slices.Clone(l.missing) }
-
-func (l *latecomer) gone(uid imap.UID) {
-	if i := slices.Index(l.missing, uid); i >= 0 {
-		l.missing = slices.Delete(l.missing, i, i+1)
+func (l *latecomer) again() (uids []imap.UID) {
+	for _, r := range l.missing { // in the order of UIDs
+		if len(uids) == 0 || uids[len(uids)-1] != r.uid {
+			uids = append(uids, r.uid)
+		}
 	}
+	return uids
+}
+
+func (l *latecomer) awaits(uid imap.UID, m *transport.Message) bool { return l.find(uid, m) >= 0 }
+
+func (l *latecomer) gone(uid imap.UID, _ []*transport.Message) {
+	l.missing = slices.DeleteFunc(l.missing, func(r recalled) bool { return r.uid == uid })
 }
 
 // keeps implements keeper.
-func (l *latecomer) keeps() (from imap.UID, open []imap.UID) { return lastUID, l.missing }
+func (l *latecomer) keeps() (from imap.UID, open []imap.UID) { return lastUID, l.again() }

@@ -30,6 +30,7 @@ type receiver struct {
 	maxBody    int
 	maxMail    int64
 	people     people // who may publish and call by mail
+	sent       *sentBatches
 	dispatcher transport.Dispatcher
 	feeds      feeds
 	lives      sync.Map // of *live, as keys: those that have not been stopped
@@ -380,7 +381,6 @@ func (l liveAudience) wants(m *transport.Message) bool {
 }
 
 func (l liveAudience) take(f fetched, m *transport.Message) (n int, ok bool) {
-	m.Info.ReceivedTime = time.Now()
 	l.rescan.arrived = time.Time{}
 	if f.uid < l.rescan.until {
 		l.rescan.arrived = f.arrived

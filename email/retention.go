@@ -199,7 +199,7 @@ func (r *receiver) findFinished(ctx context.Context, now time.Time) (more bool, 
 			return
 		}
 		found = true
-		if _, err := wire.DecodeHeader(f.body); err != nil || t.done(f.flags) {
+		if _, err := wire.DecodeHeader(f.body); err != nil && err != wire.ErrBatch || t.done(f.flags) {
 			return
 		}
 		switch old := t.After > 0 && !f.arrived.IsZero() && now.Sub(f.arrived) >= t.After; {

@@ -24,6 +24,7 @@ type sender struct {
 	to, cc, bcc []string
 	appends     bool // mails are appended to a folder, whoever their recipients are
 	compat      compat
+	sent        *sentBatches     // what the receiver makes of bounces
 	forgive     func(error) bool // says whether the first connection can wait; nil: no
 
 	// slot holds the connection, or nil if there is none, while nobody sends.

@@ -160,6 +160,10 @@ type fetched struct {
 	hasBody bool
 	arrived time.Time // in the inbox, by the server's clock, if it was asked for
 	flags   []imap.Flag
+	// part is the number of the message that is being delivered, if the mail is a batch, and
+	// received when that began.
+	part     int
+	received time.Time
 }
 
 // wanted is what a FETCH asks for.

@@ -31,9 +31,12 @@ const (
 	// UnfetchableMail is what the server announces and then does not send, or not as it
 	// was asked to.
 	UnfetchableMail SkipReason = "not fetched"
+	// BatchMessage is one message of a mail of several that is damaged, above the limit, or not there
+	// though the mail says so. The others are received, so the mail is neither marked nor moved.
+	BatchMessage SkipReason = "message of a batch"
 )
 
-// Skipped returns how many mails have been skipped since Open, by reason. Messages that
+// Skipped returns how many mails, or messages of mails with several, have been skipped since Open, by reason. Messages that
 // nobody here wants and reports of mail servers are not skipped, nor is what is passed
 // over while nobody has stated an interest. The map is the caller's, and nil at first.
 func (c *Carrier) Skipped() map[SkipReason]uint64 { return c.receiver.skips.read() }
@@ -72,7 +75,7 @@ type chore struct {
 
 // add counts a mail. It returns how many have been skipped so far.
 func (s *skips) add(uid imap.UID, reason SkipReason) (total uint64) {
-	if s.flag != "" || s.folder != "" {
+	if (s.flag != "" || s.folder != "") && reason != BatchMessage {
 		s.waiting = append(s.waiting, uid)
 	}
 	s.mu.Lock()

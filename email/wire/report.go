@@ -51,6 +51,9 @@ type Report struct {
 	// does not say. Anybody can send a report about any mail: it is of use only
 	// for mails whose recipients are known, and as good as the server that took it in.
 	Original transport.ID
+	// Messages are the IDs of the messages in that mail, if it is a batch and the report brings it
+	// back: as far as it does.
+	Messages []transport.ID
 	// Recipient is the bare address that the mail was for, or "". If the report is
 	// about several, it is the first that failed, or else the first that is delayed,
 	// and More is how many others had the same fate.
@@ -107,7 +110,24 @@ func DecodeReport(raw []byte) (*Report, error) {
 	if r.Original = pickOriginal(root, status); r.Original.IsZero() && r.Recipient == "" {
 		return nil, foreign("it names neither a mail nor a recipient")
 	}
+	if mail := root.find("message/rfc822", "message/global"); mail != nil {
+		r.Messages = batchIDs(bytes.TrimLeft(mail.decoded(), "\r\n"))
+	}
 	return r, nil
+}
+
+// batchIDs returns the IDs of the messages in a mail, if it is a batch.
+func batchIDs(mail []byte) (ids []transport.ID) {
+	messages, err := DecodeBatch(mail)
+	if err != nil {
+		return nil
+	}
+	for m, err := range messages {
+		if err == nil {
+			ids = append(ids, m.ID)
+		}
+	}
+	return ids
 }
 
 // find returns the first part of one of the kinds, or nil.

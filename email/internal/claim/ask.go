@@ -102,10 +102,10 @@ func weight(key Key, member string) uint64 {
 	return x
 }
 
-// Unread returns the lowest of UIDs that are not in the log, or the highest possible UID.
-func (s *State) Unread(mails map[uint32]Key) uint32 {
+// Unread returns the lowest of the UIDs of messages that are not in the log, or the highest possible UID.
+func (s *State) Unread(uids map[Key]uint32) uint32 {
 	lowest := uint32(math.MaxUint32)
-	for uid, key := range mails {
+	for key, uid := range uids {
 		if o := s.Open[key]; o == nil && !s.Settled.has(key) || o != nil && o.UID == 0 {
 			lowest = min(lowest, uid)
 		}

@@ -176,7 +176,7 @@ func TestRenumbered(t *testing.T) {
 		l.Advance([]Entry{{l.UID + 1, time.Unix(l.at, 0), &r}})
 	}
 	again(Record{Member: "b", Number: 1, Resync: true, Read: 1, Limit: 10})
-	if free := l.Free("b"); len(free) != 0 || l.Unread(map[uint32]Key{3: "k"}) != 3 {
+	if free := l.Free("b"); len(free) != 0 || l.Unread(map[Key]uint32{"k": 3}) != 3 {
 		t.Error("the place of a message in a former inbox is used")
 	}
 	l.add(Record{Member: "c", Number: 1, Claims: []Claim{{"i", 7}}})

@@ -167,13 +167,15 @@ func (b *mailbox) fill(m *fake, r *Record) {
 		}
 	}
 	wanted := 1 + b.rand.IntN(4)
-	mails := make(map[uint32]Key)
+	mails := make(map[Key]uint32)
 	for i, key := range b.inbox {
 		uid := uint32(i + 1)
 		if uid < m.state.Read {
 			continue
 		}
-		mails[uid] = key
+		if _, known := mails[key]; !known {
+			mails[key] = uid
+		}
 		if m.state.Standing(key, m.name) == Unknown && len(r.Claims) < wanted && b.rand.IntN(2) == 0 {
 			r.Claims = append(r.Claims, Claim{key, uid})
 		}
