@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -41,8 +42,9 @@ type Batch struct {
 	limit int
 
 	addresses []byte
-	parts     []byte
-	count     int
+	mail      []byte    // what is written, after room for the header section
+	room      int       // for the header section
+	count     int       // of messages
 	since     time.Time // when the first message was published
 	names     []string  // those in the subject
 	others    bool      // there are more names
@@ -69,17 +71,14 @@ func NewBatch(id transport.ID, e Envelope, limit int) (*Batch, error) {
 	if b.addresses, err = appendAddresses(nil, e); err != nil {
 		return nil, fmt.Errorf("encode batch: %w", err)
 	}
-	if n := b.headSize(); n > MaxHeaderBytesWritten {
-		return nil, fmt.Errorf("encode batch: %w: its header section may have %d bytes, at most %d are allowed",
-			transport.ErrTooLarge, n, MaxHeaderBytesWritten)
-	}
-	return b, nil
-}
-
-// headSize is the most bytes that the header section can have, with what ends the mail.
-func (b *Batch) headSize() int {
 	const fields = 420 // all but addresses, names and hosts
-	return fields + len(b.addresses) + transport.MaxName + subjectWidth + 2*len(b.host)
+	b.room = fields + len(b.addresses) + transport.MaxName + subjectWidth + 2*len(b.host)
+	if b.room > MaxHeaderBytesWritten {
+		return nil, fmt.Errorf("encode batch: %w: its header section may have %d bytes, at most %d are allowed",
+			transport.ErrTooLarge, b.room, MaxHeaderBytesWritten)
+	}
+	b.mail = make([]byte, b.room, b.room+1024)
+	return b, nil
 }
 
 // Add appends a message. It has the errors of Encode, and ErrBatchFull if the mail would get
@@ -89,16 +88,15 @@ func (b *Batch) Add(m *transport.Message) error {
 	if b.count == MaxBatch {
 		return fmt.Errorf("encode batch: %w: it has %d messages", ErrBatchFull, MaxBatch)
 	}
-	before := len(b.parts)
-	parts, err := appendPart(b.parts, m, b.host)
+	mail, err := b.appendPart(m)
 	if err != nil {
 		return fmt.Errorf("encode batch: %w", err)
 	}
-	if b.limit > 0 && b.count > 0 && b.headSize()+len(parts) > b.limit {
+	if b.limit > 0 && b.count > 0 && len(mail)+endSize > b.limit {
 		return fmt.Errorf("encode batch: %w: the message takes %d bytes, the limit for the mail is %d",
-			ErrBatchFull, len(parts)-before, b.limit)
+			ErrBatchFull, len(mail)-len(b.mail), b.limit)
 	}
-	b.parts = parts
+	b.mail = mail
 	b.note(m)
 	return nil
 }
@@ -128,11 +126,22 @@ func (b *Batch) note(m *transport.Message) {
 func (b *Batch) Len() int { return b.count }
 
 // Size returns the most bytes that the mail has: it may be some hundred less.
-func (b *Batch) Size() int { return b.headSize() + len(b.parts) }
+func (b *Batch) Size() int { return len(b.mail) + endSize }
 
-// Mail returns the mail, as Encode does. There must be a message in it.
+// endSize is the length of the last line.
+const endSize = len(delimiter + "--\r\n")
+
+// Mail returns the mail, as Encode does. There must be a message in it, and there can't be more
+// after it: the mail is the batch's memory.
 func (b *Batch) Mail() []byte {
-	dst := make([]byte, 0, b.Size())
+	head := b.appendHead(make([]byte, 0, b.room))
+	start := b.room - len(head)
+	copy(b.mail[start:], head)
+	return append(b.mail[start:], delimiter+"--\r\n"...)
+}
+
+// appendHead writes the header section.
+func (b *Batch) appendHead(dst []byte) []byte {
 	dst = append(dst, b.addresses...)
 	dst = append(dst, "Subject: "...)
 	dst = strconv.AppendInt(dst, int64(b.count), 10)
@@ -155,25 +164,29 @@ func (b *Batch) Mail() []byte {
 		dst = appendThread(dst, b.names[0])
 	}
 	dst = append(dst, "Auto-Submitted: auto-generated\r\nMIME-Version: 1.0\r\n"+
-		"Content-Type: multipart/digest; boundary=\""+boundary+"\"\r\n"...)
-	dst = append(dst, headerCount+": "...)
+		"Content-Type: multipart/digest; boundary=\""+boundary+"\"\r\n"+headerCount+": "...)
 	dst = strconv.AppendInt(dst, int64(b.count), 10)
 	dst = append(dst, "; host="...)
 	dst = append(dst, b.host...)
-	dst = append(dst, "\r\n\r\n"...)
-	dst = append(dst, b.parts...)
-	return append(dst, delimiter+"--\r\n"...)
+	return append(dst, "\r\n\r\n"...)
 }
 
-// appendPart writes a message as a part of a batch: without what the mail around it says.
-func appendPart(dst []byte, m *transport.Message, host string) ([]byte, error) {
+// appendPart writes a message as the next part: without what the mail around it says.
+func (b *Batch) appendPart(m *transport.Message) ([]byte, error) {
 	if err := checkContent(m); err != nil {
 		return nil, err
 	}
-	start := len(dst)
+	p := planBody(m)
+	if p.plain && bytes.Contains(p.payload, []byte(delimiter)) {
+		p.encode()
+	}
+	dst := b.mail
+	if size := p.size + len(m.Name) + usualFields; cap(dst)-len(dst) < size {
+		dst = slices.Grow(dst, max(size, len(dst))) // append grows by less, and copies more
+	}
 	dst = append(dst, delimiter+"\r\n\r\n"...)
 	dst = appendLine(dst, "Subject", m.Name)
-	if m.ID != usualID(m, host) {
+	if m.ID != usualID(m, b.host) {
 		id := m.ID.String()
 		if err := validID(id); err != nil {
 			return nil, fmt.Errorf("the message's ID: %w", err)
@@ -191,21 +204,20 @@ func appendPart(dst []byte, m *transport.Message, host string) ([]byte, error) {
 	for _, f := range m.Header {
 		dst = appendField(dst, f)
 	}
-	p := planBody(m)
-	if p.plain && bytes.Contains(p.payload, []byte(delimiter)) {
-		p.encode()
-	}
 	if p.plain && m.ContentType == "" { // RFC 2045 section 5.2 has these for defaults
 		dst = appendLine(dst, headerLineEnding, p.ending.String())
 	} else {
 		dst = p.appendFields(dst, m.ContentType)
 	}
 	dst = append(dst, "\r\n"...)
-	if n := len(dst) - start; n > MaxHeaderBytesWritten {
+	if n := len(dst) - len(b.mail); n > MaxHeaderBytesWritten {
 		return nil, fmt.Errorf("%w: the header section of a message has %d bytes, at most %d are allowed", transport.ErrTooLarge, n, MaxHeaderBytesWritten)
 	}
 	return p.appendBody(dst), nil
 }
+
+// usualFields is how long the header section of a message in a batch is, but for its name.
+const usualFields = 320
 
 // usualID returns the ID that a message without Message-ID has in a batch from host, or
 // the zero ID if it can't tell.

@@ -131,15 +131,16 @@ func (e lineEnding) String() string {
 }
 
 func parseLineEnding(value []byte) (e lineEnding, err error) {
-	kind, final, ok := bytes.Cut(bytes.ToLower(value), []byte(";"))
-	final, ok2 := bytes.CutPrefix(trim(final), []byte("final="))
-	if !ok || !ok2 || len(final) != 1 || final[0] < '0' || final[0] > '0'+maxFinalEndings {
+	const name = "final="
+	kind, final, _ := bytes.Cut(value, []byte(";"))
+	if final = trim(final); len(final) != len(name)+1 || !bytes.EqualFold(final[:len(name)], []byte(name)) ||
+		final[len(name)] < '0' || final[len(name)] > '0'+maxFinalEndings {
 		return e, malformed("%s is %.40q", headerLineEnding, value)
 	}
-	e.final = int(final[0] - '0')
-	switch string(trim(kind)) {
-	case "lf":
-	case "crlf":
+	e.final = int(final[len(name)] - '0')
+	switch kind = trim(kind); {
+	case bytes.EqualFold(kind, []byte("lf")):
+	case bytes.EqualFold(kind, []byte("crlf")):
 		e.crlf = true
 	default:
 		return e, malformed("%s is %.40q", headerLineEnding, value)

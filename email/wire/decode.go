@@ -80,9 +80,14 @@ func (h *header) metadata() (*transport.Message, error) {
 	if !h.has(fieldSourceTimestamp) && !h.has(fieldPublisherGID) && !h.has(fieldClientGID) && !h.has(fieldServiceError) {
 		return nil, foreign("it has none of our header fields")
 	}
-	m := &transport.Message{Name: string(unfold(h.values[fieldSubject]))}
-	if err := transport.ValidateName(m.Name); err != nil {
-		return nil, foreign("its subject is not a name: %v", err)
+	m := &transport.Message{Name: h.name}
+	if subject := unfold(h.values[fieldSubject]); string(subject) != h.name {
+		m.Name = string(subject)
+	}
+	if m.Name == "" || m.Name != h.name {
+		if err := transport.ValidateName(m.Name); err != nil {
+			return nil, foreign("its subject is not a name: %v", err)
+		}
 	}
 	contentType, err := h.contentType()
 	if err != nil {
@@ -244,6 +249,9 @@ func parseInt(b []byte) (int64, bool) {
 // form of ours or, if none has and foreign ones are acceptable, the first. IDs that
 // could not be written again are passed over.
 func pickID(value []byte, acceptForeign bool) (picked transport.ID) {
+	if len(value) == 0 {
+		return picked
+	}
 	if acceptForeign && bytes.IndexByte(value, '<') < 0 && validID(value) == nil {
 		return transport.ParseID(string(value)) // without brackets
 	}

@@ -95,6 +95,8 @@ type header struct {
 	duplicate field
 	// others are the fields that may be the application's, in order.
 	others []rawField
+	// name is a valid name that the subject is likely to be, or "".
+	name string
 }
 
 type rawField struct{ name, value []byte }
