@@ -171,66 +171,9 @@ func (in *Inbox) Handle(concurrency int, handler Handler) error {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	in.cancel, in.handled = cancel, make(chan struct{})
-	l := &loop{in: in, ctx: ctx, handler: handler, free: make(chan struct{}, concurrency)}
-	go l.run()
+	w := &workers{in: in, ctx: ctx, handler: handler, limit: concurrency}
+	w.start()
 	return nil
-}
-
-// loop hands deliveries to a handler.
-type loop struct {
-	in      *Inbox
-	ctx     context.Context
-	handler Handler
-	free    chan struct{} // has an element for each handler at work
-	running sync.WaitGroup
-}
-
-func (l *loop) run() {
-	done := false
-	defer func() {
-		if !done {
-			go l.run() // the handler has ended its goroutine (runtime.Goexit)
-			return
-		}
-		l.running.Wait()
-		l.in.cancel()
-		close(l.in.handled)
-	}()
-	for l.next() {
-	}
-	done = true
-}
-
-// next handles one delivery. It returns false when there will be no more.
-func (l *loop) next() bool {
-	l.free <- struct{}{} // before Pop: what can't be handled yet waits in the queue
-	d, err := l.in.Pop(l.ctx)
-	if err != nil {
-		return false
-	}
-	if cap(l.free) == 1 {
-		l.call(d)
-	} else {
-		l.running.Go(func() { l.call(d) })
-	}
-	return true
-}
-
-func (l *loop) call(d transport.Delivery) {
-	defer func() { <-l.free }()
-	returned := false
-	defer func() {
-		if returned {
-			return
-		}
-		if p := recover(); p != nil {
-			l.in.node.Logger().Error("handler panicked", "name", d.Message.Name,
-				"message_id", d.Message.ID.String(), "panic", p, "stack", string(debug.Stack()))
-		}
-		Retry(d, "the handler panicked or ended its goroutine")
-	}()
-	l.handler(l.ctx, d)
-	returned = true
 }
 
 // The delays of Retry.
