@@ -1,6 +1,7 @@
 package service
 
 import (
+	"container/heap"
 	"context"
 	"errors"
 	"fmt"
@@ -19,27 +20,17 @@ var ErrTooManyCalls = errors.New("too many outstanding calls")
 // its client's calls but for those that do not change.
 type call struct {
 	sequence uint64
-	deadline time.Time
-	async    bool          // made by Send: Response collects the outcome
-	done     chan struct{} // closed when there is an outcome
-	unsend   func()        // ends the sending, which an outcome makes useless
+	async    bool            // made by Send: Response collects the outcome
+	sending  deadlineContext // ends at the call's deadline, or with the outcome, which makes it useless
 
-	timer     *time.Timer // makes the deadline an outcome
-	listed    bool        // can still get an outcome, or be looked up
-	collected bool        // the outcome has been handed out
-	sendErr   error       // why it is unknown whether the request was sent
+	place     int           // in calls.waiting, from 1; 0 when it is not there
+	listed    bool          // can still get an outcome, or be looked up
+	settled   bool          // there is an outcome
+	collected bool          // it has been handed out
+	done      chan struct{} // says that there is an outcome; nil unless somebody waits for it
+	sendErr   error         // why it is unknown whether the request was sent
 	answer    *transport.Message
 	err       error
-}
-
-// settled reports whether there is an outcome.
-func (c *call) settled() bool {
-	select {
-	case <-c.done:
-		return true
-	default:
-		return false
-	}
 }
 
 // noAnswer returns the error of a call that is given up because of err.
@@ -57,13 +48,16 @@ type calls struct {
 	mu       sync.Mutex
 	sequence uint64
 	listed   map[uint64]*call
-	ready    int // listed calls of Send that have an outcome
+	waiting  byDeadline  // listed calls without an outcome
+	timer    *time.Timer // makes their deadlines outcomes; nil before the first call
+	due      time.Time   // when the timer fires; zero when it does not
+	ready    int         // listed calls of Send that have an outcome
 	late     uint64
 	closed   bool
 }
 
-// add lists a new call.
-func (c *calls) add(deadline time.Time, async bool, unsend func()) (*call, error) {
+// add lists a new call. ctx bounds its sending.
+func (c *calls) add(ctx context.Context, deadline time.Time, async bool) (*call, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed {
@@ -76,15 +70,47 @@ func (c *calls) add(deadline time.Time, async bool, unsend func()) (*call, error
 		return nil, fmt.Errorf("%w: %d; collect answers with Response", ErrTooManyCalls, len(c.listed))
 	}
 	c.sequence++
-	call := &call{sequence: c.sequence, deadline: deadline, async: async, done: make(chan struct{}), unsend: unsend, listed: true}
-	call.timer = time.AfterFunc(time.Until(deadline), func() {
-		c.mu.Lock()
-		c.expireLocked(call)
-		c.mu.Unlock()
-		c.watchers.Notify()
-	})
+	call := &call{
+		sequence: c.sequence,
+		async:    async,
+		sending:  deadlineContext{parent: ctx, deadline: deadline},
+		listed:   true,
+	}
 	c.listed[call.sequence] = call
+	heap.Push(&c.waiting, call)
+	if c.due.IsZero() || deadline.Before(c.due) {
+		c.wakeAtLocked(deadline)
+	}
 	return call, nil
+}
+
+// wakeAtLocked has expire called at that time.
+func (c *calls) wakeAtLocked(at time.Time) {
+	c.due = at
+	if c.timer == nil {
+		c.timer = time.AfterFunc(time.Until(at), c.expire)
+	} else {
+		c.timer.Reset(time.Until(at))
+	}
+}
+
+// expire settles the calls whose deadline has passed. One timer is enough for all of a client's: it is
+// left alone when the call that it was set for gets its answer, which is what nearly always happens.
+func (c *calls) expire() {
+	c.mu.Lock()
+	c.due = time.Time{}
+	now, before := time.Now(), len(c.waiting)
+	for len(c.waiting) > 0 && !now.Before(c.waiting[0].sending.deadline) {
+		c.expireLocked(c.waiting[0])
+	}
+	after := len(c.waiting)
+	if after > 0 {
+		c.wakeAtLocked(c.waiting[0].sending.deadline)
+	}
+	c.mu.Unlock()
+	if after < before {
+		c.watchers.Notify()
+	}
 }
 
 // evictLocked makes room: it drops calls of Send whose outcome nobody has collected by
@@ -92,7 +118,7 @@ func (c *calls) add(deadline time.Time, async bool, unsend func()) (*call, error
 func (c *calls) evictLocked() {
 	now := time.Now()
 	for _, call := range c.listed {
-		if call.async && !now.Before(call.deadline) {
+		if call.async && !now.Before(call.sending.deadline) {
 			c.expireLocked(call)
 			c.removeLocked(call)
 		}
@@ -106,13 +132,15 @@ func (c *calls) expireLocked(call *call) {
 
 // settleLocked gives a call its outcome, unless it has one or is no longer listed.
 func (c *calls) settleLocked(call *call, answer *transport.Message, err error) bool {
-	if !call.listed || call.settled() {
+	if !call.listed || call.settled {
 		return false
 	}
-	call.timer.Stop()
-	call.answer, call.err = answer, err
-	close(call.done)
-	call.unsend()
+	heap.Remove(&c.waiting, call.place-1)
+	call.answer, call.err, call.settled = answer, err, true
+	if call.done != nil {
+		close(call.done)
+	}
+	call.sending.end()
 	if call.async {
 		c.ready++
 	}
@@ -125,9 +153,11 @@ func (c *calls) removeLocked(call *call) {
 		return
 	}
 	call.listed = false
-	call.timer.Stop()
+	if call.place > 0 {
+		heap.Remove(&c.waiting, call.place-1)
+	}
 	delete(c.listed, call.sequence)
-	if call.async && call.settled() {
+	if call.async && call.settled {
 		c.ready--
 	}
 }
@@ -155,7 +185,7 @@ func (c *calls) collect(call *call) (answer *transport.Message, err error, ok bo
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.removeLocked(call)
-	if call.collected || !call.settled() {
+	if call.collected || !call.settled {
 		return nil, nil, false
 	}
 	call.collected = true
@@ -189,19 +219,40 @@ func (c *calls) find(sequence uint64) *call {
 	return nil
 }
 
+// outcome returns a channel that is closed when the call has an outcome, or nil if it has one.
+func (c *calls) outcome(call *call) <-chan struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !call.settled && call.done == nil {
+		call.done = make(chan struct{})
+	}
+	if call.settled {
+		return nil
+	}
+	return call.done
+}
+
 // giveUp returns the error of a caller that stops waiting because of err, or nil if
 // there is an outcome: that counts, however late one looks. A call that nobody else can
 // wait for is dropped.
 func (c *calls) giveUp(call *call, err error) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if call.settled() {
+	if call.settled {
 		return nil
 	}
 	if !call.async {
 		c.removeLocked(call)
 	}
 	return call.noAnswer(err)
+}
+
+// hasOutcome reports whether there is a call of Send with that number that has an outcome.
+func (c *calls) hasOutcome(sequence uint64) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	call := c.listed[sequence]
+	return call != nil && call.async && call.settled
 }
 
 // anyReady reports whether some call of Send has an outcome, or all have failed.
@@ -224,6 +275,9 @@ func (c *calls) close() {
 	c.closed = true
 	for _, call := range c.listed {
 		c.settleLocked(call, nil, transport.ErrClosed)
+	}
+	if c.timer != nil {
+		c.timer.Stop()
 	}
 	c.mu.Unlock()
 	c.watchers.Notify()

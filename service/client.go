@@ -75,8 +75,7 @@ func (c *Client) Send(ctx context.Context, request []byte, options ...transport.
 // collected: its answer, or that there is none. It is false for a number that Response
 // does not know.
 func (c *Client) HasResponse(sequence uint64) bool {
-	call := c.calls.find(sequence)
-	return call != nil && call.settled()
+	return c.calls.hasOutcome(sequence)
 }
 
 // Response waits for the outcome of a call of Send and collects it: the call is then
@@ -119,12 +118,11 @@ func (c *Client) send(ctx context.Context, request []byte, async bool, options [
 	}
 	// The node tries until the request is taken, but not beyond the call: it may have been answered
 	// although that is not known.
-	sending, unsend := context.WithDeadline(ctx, deadline)
-	defer unsend()
-	call, err := c.calls.add(deadline, async, unsend)
+	call, err := c.calls.add(ctx, deadline, async)
 	if err != nil {
 		return nil, fmt.Errorf("call %s: %w", c.name, err)
 	}
+	defer call.sending.end()
 	m := &transport.Message{
 		Kind:     transport.Request,
 		Name:     c.name,
@@ -141,7 +139,7 @@ func (c *Client) send(ctx context.Context, request []byte, async bool, options [
 	for _, o := range options {
 		o(m)
 	}
-	if err := c.node.Send(sending, m); err != nil {
+	if err := c.node.Send(&call.sending, m); err != nil {
 		failed, ok := errors.AsType[*transport.SendError](err)
 		if ok && failed.Outcome == transport.Unknown || c.calls.answered(call) {
 			c.calls.unsent(call, err)
@@ -157,11 +155,13 @@ func (c *Client) send(ctx context.Context, request []byte, async bool, options [
 
 // await waits for a call's outcome and collects it.
 func (c *Client) await(ctx context.Context, call *call) (*transport.Message, error) {
-	select {
-	case <-call.done:
-	case <-ctx.Done():
-		if err := c.calls.giveUp(call, transport.ContextError(ctx)); err != nil {
-			return nil, fmt.Errorf("call %s: %w", c.name, err)
+	if done := c.calls.outcome(call); done != nil {
+		select {
+		case <-done:
+		case <-ctx.Done():
+			if err := c.calls.giveUp(call, transport.ContextError(ctx)); err != nil {
+				return nil, fmt.Errorf("call %s: %w", c.name, err)
+			}
 		}
 	}
 	answer, err, ok := c.calls.collect(call)
