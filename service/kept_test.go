@@ -15,8 +15,8 @@ func numbered(client transport.GID, number uint64) *transport.Message {
 func (k *kept) check(t *testing.T, m *transport.Message, want arrival, kept bool) {
 	t.Helper()
 	got, answer := k.arrive(transport.Delivery{Message: m})
-	if got != want || (answer != nil) != kept {
-		t.Errorf("request %d: %d with the answer %v, want %d, with an answer %v", m.Info.RequestSequence, got, answer, want, kept)
+	if got != want || (answer.sequence != 0) != kept {
+		t.Errorf("request %d: %d with the answer %+v, want %d, with an answer %v", m.Info.RequestSequence, got, answer, want, kept)
 	}
 }
 
@@ -28,7 +28,7 @@ func TestKeptAnswersAreBounded(t *testing.T) {
 			m := numbered(client, number)
 			k.check(t, m, isNew, false)
 			k.check(t, m, isOpen, false)
-			k.keep(m, &transport.Message{Body: make([]byte, size)})
+			k.keep(m, answer{sequence: number, body: make([]byte, size)})
 		}
 		for n := range uint64(KeptAnswers + 1) {
 			add(n+1, 1)
@@ -51,8 +51,8 @@ func TestKeptAnswersAreBounded(t *testing.T) {
 		k.check(t, numbered(client, 10_003), isAnswered, true)
 		time.Sleep(time.Nanosecond)
 		k.check(t, numbered(client, 10_003), isNew, false)
-		if len(k.answered) != 0 || len(k.requests) != 2 {
-			t.Errorf("%d answers and %d requests are left, want none and two open ones", len(k.answered), len(k.requests))
+		if len(k.answered) != 0 || k.len() != 2 {
+			t.Errorf("%d answers and %d requests are left, want none and two open ones", len(k.answered), k.len())
 		}
 	})
 }
@@ -63,7 +63,7 @@ func TestOpenRequestsAreBounded(t *testing.T) {
 	for n := range uint64(maxOpen + KeptAnswers + 10) {
 		k.check(t, numbered(client, n+1), isNew, false)
 	}
-	if n := len(k.requests); n != maxOpen+KeptAnswers {
+	if n := k.len(); n != maxOpen+KeptAnswers {
 		t.Errorf("%d requests are remembered", n)
 	}
 	k.forget(numbered(client, 1))

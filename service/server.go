@@ -4,11 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"runtime/debug"
 	"sync/atomic"
 	"time"
-	"unicode/utf8"
 
 	"github.com/postbus/postbus/internal/queue"
 	"github.com/postbus/postbus/transport"
@@ -78,8 +76,7 @@ type Request struct {
 	server   *Server
 	delivery transport.Delivery
 	answered atomic.Bool
-	sequence uint64             // of the answer, from the first try on
-	answer   *transport.Message // a copy of the last that was tried
+	sequence uint64 // of the answer, from the first try on
 }
 
 // Next waits for a request and takes it. It returns an error that wraps
@@ -111,7 +108,7 @@ func (s *Server) request(d transport.Delivery) *Request {
 // of [transport.Node.Send]. After an error of Send the request can be answered again: that answer has
 // the same ID, so that receivers can tell if the first one came through.
 func (r *Request) Respond(ctx context.Context, body []byte, options ...transport.MessageOption) error {
-	return r.respond(ctx, &transport.Message{Kind: transport.Response, Body: body}, options)
+	return r.respond(ctx, answer{body: body, time: time.Now(), options: options})
 }
 
 // RespondError answers the request with an error: with the code and text of a
@@ -119,45 +116,11 @@ func (r *Request) Respond(ctx context.Context, body []byte, options ...transport
 // for a context's deadline, and the text of err. A text beyond transport.MaxErrorText is
 // cut, and a code of more than 32 bits becomes part of the text. Errors are those of Respond.
 func (r *Request) RespondError(ctx context.Context, err error, options ...transport.MessageOption) error {
-	return r.respond(ctx, &transport.Message{Kind: transport.ErrorResponse, Error: remoteError(err)}, options)
-}
-
-// remoteError returns what a client is told about err. The methods of err are the
-// program's, and a panic in one must not cost the client its answer.
-func remoteError(err error) (remote *transport.RemoteError) {
-	defer func() {
-		if recover() != nil {
-			remote = &transport.RemoteError{Code: CodeError, Text: fmt.Sprintf("an error (%T)", err)}
-		}
-	}()
-	switch {
-	case errors.As(err, &remote) && remote != nil:
-	case errors.Is(err, context.DeadlineExceeded):
-		remote = &transport.RemoteError{Code: CodeDeadline, Text: err.Error()}
-	default:
-		remote = &transport.RemoteError{Code: CodeError, Text: err.Error()}
-	}
-	if remote.Code < math.MinInt32 || remote.Code > math.MaxInt32 {
-		remote = &transport.RemoteError{Code: CodeError, Text: fmt.Sprintf("error %d: %s", remote.Code, remote.Text)}
-	}
-	if len(remote.Text) > transport.MaxErrorText {
-		return &transport.RemoteError{Code: remote.Code, Text: cut(remote.Text, transport.MaxErrorText)}
-	}
-	return remote
-}
-
-// cut shortens a text to at most limit bytes, between characters.
-func cut(text string, limit int) string {
-	const more = "…"
-	end := limit - len(more)
-	for end > 0 && !utf8.RuneStart(text[end]) {
-		end--
-	}
-	return text[:end] + more
+	return r.respond(ctx, answer{err: remoteError(err), time: time.Now(), options: options})
 }
 
 // respond completes an answer and sends it.
-func (r *Request) respond(ctx context.Context, m *transport.Message, options []transport.MessageOption) error {
+func (r *Request) respond(ctx context.Context, a answer) error {
 	if r.answered.Swap(true) {
 		return fmt.Errorf("answer %s: %w", r.Name, ErrAnswered)
 	}
@@ -165,31 +128,18 @@ func (r *Request) respond(ctx context.Context, m *transport.Message, options []t
 	if r.sequence == 0 {
 		r.sequence = s.sequence.Add(1)
 	}
-	m.Name = r.Name
-	m.InReplyTo = r.ID
-	m.To = []string{r.ReplyTo}
-	m.Info = transport.Info{
-		SourceTime:      time.Now(),
-		PublisherGID:    s.gid,
-		Sequence:        r.sequence,
-		ClientGID:       r.Info.ClientGID,
-		RequestSequence: r.Info.RequestSequence,
-	}
-	for _, o := range options {
-		o(m)
-	}
-	r.answer = copyAnswer(m)
-	if err := s.node.Send(ctx, m); err != nil {
+	a.sequence = r.sequence
+	if err := s.node.Send(ctx, a.message(s.gid, r.Message)); err != nil {
 		r.answered.Store(false)
 		return fmt.Errorf("answer: %w", err)
 	}
-	r.settle(s.ack)
+	r.settle(a, s.ack)
 	return nil
 }
 
 // settle keeps the answer, and settles what has brought the request.
-func (r *Request) settle(how func(transport.Delivery)) {
-	held := r.server.kept.keep(r.Message, r.answer)
+func (r *Request) settle(a answer, how func(transport.Delivery)) {
+	held := r.server.kept.keep(r.Message, a)
 	how(r.delivery)
 	for _, d := range held {
 		how(d)
@@ -233,51 +183,74 @@ func (s *Server) handle(handler handlerFunc) error {
 func (s *Server) answer(ctx context.Context, r *Request, handler handlerFunc) {
 	var body []byte
 	var contentType string
-	var err error = &transport.RemoteError{Code: CodeError, Text: "the handler ended without an answer"}
+	var err error
+	contexts := new(struct{ handling, sending deadlineContext })
+	returned := false
 	defer func() {
-		if p := recover(); p != nil {
-			s.node.Logger().Error("handler of service panicked",
-				"name", r.Name, "message_id", r.ID.String(), "panic", p, "stack", string(debug.Stack()))
-			err = &transport.RemoteError{Code: CodeError, Text: "the handler panicked"}
+		if !returned {
+			err = s.mishap(r, recover())
 		}
-		s.send(ctx, r, body, contentType, err)
+		s.send(&contexts.sending, r, body, contentType, err)
 	}()
-	body, contentType, err = s.run(ctx, r, handler)
+	contexts.handling.parent = ctx
+	body, contentType, err = s.run(&contexts.handling, r, handler)
+	returned = true
 }
 
-// run calls the handler within the request's deadline.
-func (s *Server) run(ctx context.Context, r *Request, handler handlerFunc) ([]byte, string, error) {
-	if r.Expired(time.Now()) {
+// mishap returns the answer to a request whose handler did not return, but panicked or, if p is nil, ended
+// its goroutine.
+func (s *Server) mishap(r *Request, p any) error {
+	if p == nil {
+		return &transport.RemoteError{Code: CodeError, Text: "the handler ended without an answer"}
+	}
+	s.node.Logger().Error("handler of service panicked",
+		"name", r.Name, "message_id", r.ID.String(), "panic", p, "stack", string(debug.Stack()))
+	return &transport.RemoteError{Code: CodeError, Text: "the handler panicked"}
+}
+
+// run calls the handler within the request's deadline. ctx has a parent.
+func (s *Server) run(ctx *deadlineContext, r *Request, handler handlerFunc) ([]byte, string, error) {
+	if r.Deadline.IsZero() {
+		return handler(ctx.parent, r.Message)
+	}
+	if time.Until(r.Deadline) <= 0 {
 		return nil, "", &transport.RemoteError{Code: CodeDeadline, Text: "the deadline had passed when the request arrived"}
 	}
-	if !r.Deadline.IsZero() {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithDeadline(ctx, r.Deadline)
-		defer cancel()
-	}
+	ctx.deadline = r.Deadline
+	defer ctx.end()
 	return handler(ctx, r.Message)
 }
 
 // send answers the request with a handler's outcome. The answer goes out even when the
-// handlers' context has ended.
-func (s *Server) send(ctx context.Context, r *Request, body []byte, contentType string, err error) {
-	patience := max(answerTimeout, time.Until(r.Deadline))
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
-	defer cancel()
+// handlers' context has ended. ctx has not been used.
+func (s *Server) send(ctx *deadlineContext, r *Request, body []byte, contentType string, err error) {
+	now := time.Now()
+	ctx.parent, ctx.deadline = context.Background(), now.Add(answerTimeout)
+	if r.Deadline.After(ctx.deadline) {
+		ctx.deadline = r.Deadline
+	}
+	defer ctx.end()
+	a := answer{time: now}
 	if err == nil {
-		err = r.Respond(ctx, body, transport.WithContentType(contentType))
-		if errors.Is(err, transport.ErrTooLarge) || errors.Is(err, transport.ErrNotSupported) || errors.Is(err, transport.ErrInvalidHeader) {
-			err = r.RespondError(ctx, err) // it is this result that can't be sent
+		a.body = body
+		if contentType != "" {
+			a.options = []transport.MessageOption{transport.WithContentType(contentType)}
 		}
 	} else {
-		err = r.RespondError(ctx, err)
+		a.err = remoteError(err)
+	}
+	err = r.respond(ctx, a)
+	if a.err == nil && (errors.Is(err, transport.ErrTooLarge) || errors.Is(err, transport.ErrNotSupported) || errors.Is(err, transport.ErrInvalidHeader)) {
+		a = answer{time: now, err: remoteError(err)} // it is this result that can't be sent
+		err = r.respond(ctx, a)
 	}
 	if err == nil {
 		return
 	}
 	s.node.Logger().Warn("request could not be answered",
 		"name", r.Name, "message_id", r.ID.String(), "to", r.ReplyTo, "error", err)
-	r.settle(func(d transport.Delivery) { giveUp(d, err) })
+	a.sequence = r.sequence
+	r.settle(a, func(d transport.Delivery) { giveUp(d, err) })
 }
 
 // giveUp settles a request whose answer could not be sent: for good, or for now.
@@ -300,12 +273,12 @@ func (s *Server) ack(d transport.Delivery) {
 
 // admit says whether a request that has arrived is new, and sees to it if it is not.
 func (s *Server) admit(in *queue.Inbox, d transport.Delivery) bool {
-	found, answer := s.kept.arrive(d)
+	found, kept := s.kept.arrive(d)
 	switch found {
 	case isNew:
 		return true
 	case isAnswered:
-		if !in.Background(func() { s.again(d, answer) }) {
+		if !in.Background(func() { s.again(d, kept) }) {
 			queue.Retry(d, "too many requests come again")
 		}
 	case isTooMany:
@@ -315,12 +288,11 @@ func (s *Server) admit(in *queue.Inbox, d transport.Delivery) bool {
 }
 
 // again answers a request that has been answered before, if the answer was kept.
-func (s *Server) again(d transport.Delivery, answer *transport.Message) {
-	if answer != nil {
+func (s *Server) again(d transport.Delivery, kept answer) {
+	if kept.sequence != 0 {
 		ctx, cancel := context.WithTimeout(context.Background(), answerTimeout)
 		defer cancel()
-		answer.To = []string{d.Message.ReplyTo}
-		if err := s.node.Send(ctx, answer); err != nil {
+		if err := s.node.Send(ctx, kept.message(s.gid, d.Message)); err != nil {
 			s.node.Logger().Warn("request that came again could not be answered",
 				"name", d.Message.Name, "message_id", d.Message.ID.String(), "to", d.Message.ReplyTo, "error", err)
 			giveUp(d, err)
@@ -351,6 +323,6 @@ func (s *Server) Close() error {
 }
 
 // turnAway answers a request that nobody will handle.
-func (s *Server) turnAway(ctx context.Context, d transport.Delivery) {
-	s.send(ctx, s.request(d), nil, "", &transport.RemoteError{Code: CodeClosing, Text: "the server is closing"})
+func (s *Server) turnAway(_ context.Context, d transport.Delivery) {
+	s.send(new(deadlineContext), s.request(d), nil, "", &transport.RemoteError{Code: CodeClosing, Text: "the server is closing"})
 }
