@@ -41,6 +41,7 @@ type Carrier struct {
 	address  string
 	sender   sender
 	receiver receiver
+	listener *listener // mail is delivered to it, instead of being looked for; or nil
 	groups   groups
 	durables durables
 	closed   atomic.Bool
@@ -67,7 +68,12 @@ func Open(ctx context.Context, config Config, options Options) (*Carrier, error)
 			return nil, errors.Join(err, c.durables.close())
 		}
 	}
-	sendErr, receiveErr := c.connect(ctx, options.Offline)
+	return c.start(ctx, options.Offline)
+}
+
+// start opens both halves.
+func (c *Carrier) start(ctx context.Context, offline bool) (*Carrier, error) {
+	sendErr, receiveErr := c.connect(ctx, offline)
 	if sendErr == nil && receiveErr == nil {
 		return c, nil
 	}
@@ -76,7 +82,7 @@ func Open(ctx context.Context, config Config, options Options) (*Carrier, error)
 		_ = c.sender.close(ctx)
 	}
 	if receiveErr == nil {
-		_ = c.receiver.close(context.WithoutCancel(ctx))
+		_ = c.closeReceiver(context.WithoutCancel(ctx))
 	}
 	return nil, errors.Join(sendErr, receiveErr, c.durables.close())
 }
@@ -96,6 +102,12 @@ func (c *Carrier) connect(ctx context.Context, offline bool) (sendErr, receiveEr
 			return true
 		}
 		c.sender.forgive, c.receiver.forgive = forgive, forgive
+	}
+	if c.listener != nil {
+		if receiveErr = c.listener.open(ctx); receiveErr != nil {
+			return c.sender.open(limited), receiveErr
+		}
+		return c.sender.open(limited), nil // it may be for ourselves
 	}
 	received := make(chan error, 1)
 	go func() { received <- c.receiver.open(limited) }()
@@ -120,7 +132,7 @@ func newCarrier(config Config, options Options) (*Carrier, error) {
 		}
 		smtpServers = append(smtpServers, s)
 	}
-	imapServer, err := parseServer(config.IMAP, receiveSchemes)
+	from, err := parseServer(config.IMAP, receiveSchemes)
 	if err != nil {
 		return nil, fmt.Errorf("email.user.url-imap: %w", err)
 	}
@@ -156,7 +168,7 @@ func newCarrier(config Config, options Options) (*Carrier, error) {
 		},
 		receiver: receiver{
 			address:   address,
-			folder:    imapServer.folder,
+			folder:    from.folder,
 			logger:    options.Logger,
 			onMail:    options.OnMail,
 			people:    people,
@@ -167,20 +179,6 @@ func newCarrier(config Config, options Options) (*Carrier, error) {
 			maxMail:   headBytes + int64(float64(config.MaxBody)*mailPerBody),
 		},
 	}
-	mailbox := login(imapServer)
-	mailbox.writable = config.SkippedFlag != "" || config.SkippedFolder != "" || config.Retention.Action != RetainMessages
-	c.receiver.connect = mailbox.openInbox
-	c.receiver.sent = new(sentBatches)
-	c.sender.sent = c.receiver.sent
-	logs := login(imapServer)
-	c.durables = durables{receiver: &c.receiver, logger: options.Logger}
-	c.receiver.remembered = func(validity uint32) (from imap.UID, open []imap.UID) {
-		if c.groups.unfed() {
-			return 0, nil // nobody knows yet what they still need
-		}
-		return c.durables.keeps(validity)
-	}
-	c.groups = groups{address: address, logger: options.Logger, receiver: &c.receiver, connect: logs.openLog}
 	for _, list := range []struct{ from, to *[]string }{{&config.To, &c.sender.to}, {&config.Cc, &c.sender.cc}, {&config.Bcc, &c.sender.bcc}} {
 		for _, recipient := range *list.from {
 			if err := addAddress(list.to)(recipient); err != nil {
@@ -188,7 +186,28 @@ func newCarrier(config Config, options Options) (*Carrier, error) {
 			}
 		}
 	}
+	c.receiver.sent = new(sentBatches)
+	c.sender.sent = c.receiver.sent
+	if from.scheme.protocol != imapProtocol {
+		return c, c.listenFor(from, config.ListenFor)
+	}
+	c.watch(login(from), config, options)
 	return c, nil
+}
+
+// watch makes mail be looked for in a folder of an account.
+func (c *Carrier) watch(mailbox account, config Config, options Options) {
+	logs := mailbox
+	mailbox.writable = config.SkippedFlag != "" || config.SkippedFolder != "" || config.Retention.Action != RetainMessages
+	c.receiver.connect = mailbox.openInbox
+	c.durables = durables{receiver: &c.receiver, logger: options.Logger}
+	c.receiver.remembered = func(validity uint32) (from imap.UID, open []imap.UID) {
+		if c.groups.unfed() {
+			return 0, nil // nobody knows yet what they still need
+		}
+		return c.durables.keeps(validity)
+	}
+	c.groups = groups{address: c.address, logger: options.Logger, receiver: &c.receiver, connect: logs.openLog}
 }
 
 // Send implements transport.Sender. Each message is one mail to its recipients, or else
@@ -221,6 +240,11 @@ func (c *Carrier) Receive(interest transport.Interest, deliver func(transport.De
 	if c.closed.Load() {
 		return nil, fmt.Errorf("email carrier is %w", transport.ErrClosed)
 	}
+	if c.listener != nil {
+		if err := c.listener.lacks(interest); err != nil {
+			return nil, err
+		}
+	}
 	switch {
 	case interest.Group != "":
 		return c.groups.join(interest, deliver)
@@ -235,5 +259,17 @@ func (c *Carrier) Close(ctx context.Context) error {
 	if c.closed.Swap(true) {
 		return nil
 	}
-	return errors.Join(c.groups.close(ctx), c.receiver.close(ctx), c.durables.close(), c.sender.close(ctx))
+	return errors.Join(c.groups.close(ctx), c.closeReceiver(ctx), c.durables.close(), c.sender.close(ctx))
+}
+
+// closeReceiver ends the receiving half.
+func (c *Carrier) closeReceiver(ctx context.Context) error {
+	if c.listener == nil {
+		return c.receiver.close(ctx)
+	}
+	if err := c.listener.close(ctx); err != nil {
+		return err
+	}
+	c.receiver.stopLives()
+	return nil
 }

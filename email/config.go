@@ -27,7 +27,7 @@ var ErrNoConfig = errors.New("no configuration file")
 type Config struct {
 	// SMTP and IMAP are the servers for sending and receiving: URLs, or bare host
 	// names for TLS on the standard ports. With an IMAP URL as SMTP, messages are appended to
-	// a folder. See the package comment.
+	// a folder; with an LMTP URL as IMAP, a mail server delivers to this node. See the package comment.
 	SMTP, IMAP string
 	// SMTPFallbacks are further servers for sending, for the same account. They are tried
 	// in order when those before can't be reached.
@@ -40,6 +40,9 @@ type Config struct {
 	// To, Cc and Bcc receive the messages that have no recipients of their own:
 	// neither an answer's nor a route's. A node without any only receives.
 	To, Cc, Bcc []string
+	// ListenFor are, if IMAP says to listen, the addresses besides the account's for which mail is
+	// taken, and whole domains as in "@example.org". Mail for others is refused.
+	ListenFor []string
 	// CA holds certificates (PEM) of authorities to trust besides the system's.
 	CA []byte
 	// PollingPeriod is the longest time between two looks into the mailbox. Zero
@@ -160,6 +163,9 @@ func (c *Config) settings(folder string) value {
 			)},
 			setting{key: "tls", value: section(
 				setting{key: "ca-file", value: text(fromFile(c.setCA))},
+			)},
+			setting{key: "listen", value: section(
+				setting{key: "recipients", value: texts(addPerson(&c.ListenFor))},
 			)},
 			setting{key: "people", value: texts(addPerson(&c.People))},
 			setting{key: "skipped", value: c.skipped()},

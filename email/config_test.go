@@ -78,6 +78,11 @@ func TestParseConfig(t *testing.T) {
 			with(func(c *email.Config) {
 				c.SMTPFallbacks = []string{"smtp+starttls://b.example.com:587", "c.example.com"}
 			})},
+		{"appended to a folder", strings.Replace(minimal, "smtp.example.com", "imaps://imap.example.com/Team/Robots", 1), with(func(c *email.Config) { c.SMTP = "imaps://imap.example.com/Team/Robots" })},
+		{"listening", strings.Replace(minimal, "imap.example.com", "lmtp+unix:///run/robot.sock", 1) + "  listen:\n    recipients: [a@b.c, '@robots.example.com']\n",
+			with(func(c *email.Config) {
+				c.IMAP, c.ListenFor = "lmtp+unix:///run/robot.sock", []string{"a@b.c", "@robots.example.com"}
+			})},
 		{"people", minimal + "  people: [Alice <alice@example.org>, '@example.com']\n", with(func(c *email.Config) { c.People = []string{"alice@example.org", "@example.com"} })},
 		{"one person", minimal + "  people: alice@example.org\n", with(func(c *email.Config) { c.People = []string{"alice@example.org"} })},
 		{"flag skipped", minimal + "  skipped:\n    flag: $NotPostbus\n", with(func(c *email.Config) { c.SkippedFlag = "$NotPostbus" })},
@@ -145,6 +150,13 @@ func TestParseConfigErrors(t *testing.T) {
 		{"retention to the folder that is watched", replace("imap.example.com", "imap.example.com/Robots") + "retention:\n  after: 1h\n  finished:\n    move: Robots\n", `c/email.yml:10: retention.finished.move: "Robots" is the folder that is watched`},
 		{"appended and submitted", replace("smtp.example.com", "[imaps://imap.example.com/Robots, smtp.example.com]"), "c/email.yml:3: email.user.url-smtp: either all servers append"},
 		{"submitted and appended", replace("smtp.example.com", "[smtp.example.com, imaps://imap.example.com]"), "c/email.yml:3: email.user.url-smtp: either all servers append"},
+		{"listening and a state", replace("imap.example.com", "lmtp+unix:///run/robot.sock") + "state: s\n", "c/email.yml:7: state: this needs a mailbox, and email.user.url-imap says to listen"},
+		{"listening and retention", replace("imap.example.com", "lmtp+insecure://127.0.0.1") + "retention:\n  finished: seen\n  keep: 1\n", "c/email.yml:8: retention: this needs a mailbox"},
+		{"listening and skipped", replace("imap.example.com", "smtp+insecure://127.0.0.1") + "  skipped:\n    flag: x\n", "c/email.yml:8: email.skipped: this needs a mailbox"},
+		{"not listening", minimal + "  listen:\n    recipients: a@b.c\n", "c/email.yml:8: email.listen: this is for a node that listens"},
+		{"listening for nobody", minimal + "  listen:\n    recipients: [b]\n", `c/email.yml:8: email.listen.recipients[0]: "b" is not a mail address`},
+		{"listening with TLS", replace("imap.example.com", "smtps://127.0.0.1"), `c/email.yml:4: email.user.url-imap: unknown scheme "smtps"; known are imaps, imap+starttls, imap+insecure, lmtp+unix, lmtp+insecure, smtp+insecure`},
+		{"listening at no path", replace("imap.example.com", "lmtp+unix://robot.sock"), "c/email.yml:4: email.user.url-imap: the absolute path of a socket is required"},
 		{"not a URL", replace("smtp.example.com", "'smtp example com'"), "c/email.yml:3: email.user.url-smtp: "},
 		{"empty list of servers", replace("smtp.example.com", "[]"), "c/email.yml:3: email.user.url-smtp: this list is empty"},
 		{"bad server in a list", replace("smtp.example.com", "[a, 'http://b']"), `c/email.yml:3: email.user.url-smtp[1]: unknown scheme "http"`},

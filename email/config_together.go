@@ -37,6 +37,12 @@ func (c *Config) together() error {
 	if err != nil {
 		return keyError{"email.user.url-imap", err}
 	}
+	if from.scheme.protocol != imapProtocol {
+		return c.listens()
+	}
+	if len(c.ListenFor) > 0 {
+		return keyError{"email.listen", errors.New("this is for a node that listens, and email.user.url-imap says to watch a folder")}
+	}
 	watched := func(key string) error {
 		return keyError{key, fmt.Errorf("%q is the folder that is watched (email.user.url-imap)", from.folder)}
 	}
@@ -47,6 +53,22 @@ func (c *Config) together() error {
 		return watched("retention.finished.move")
 	}
 	return nil
+}
+
+// listens checks that nothing is asked for that needs a mailbox.
+func (c *Config) listens() error {
+	key := ""
+	switch {
+	case c.State != "":
+		key = "state"
+	case c.SkippedFlag != "" || c.SkippedFolder != "":
+		key = "email.skipped"
+	case c.Retention.Action != RetainMessages:
+		key = "retention"
+	default:
+		return nil
+	}
+	return keyError{key, errors.New("this needs a mailbox, and email.user.url-imap says to listen")}
 }
 
 // nodeAt returns the node behind a key, or that of the section in which it is missing.

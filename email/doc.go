@@ -29,6 +29,8 @@
 //	  people: [ann@example.com, "@example.org"]  # who may publish and call by mail
 //	  skipped:                         # what happens to mail that is none of ours: this
 //	    flag: $NotPostbus              # gives it a keyword, "move: FOLDER" moves it
+//	  listen:                          # if url-imap says to listen: who is served
+//	    recipients: [bot@example.com, "@robots.example.com"]  # besides the account
 //	  compat: rmw_email                # all messages are for rmw_email
 //	routes:                            # the first that matches counts
 //	  - pattern: /robot/>
@@ -57,6 +59,10 @@
 //	smtp+starttls://host:587    imap+starttls://host:143     STARTTLS, or nothing
 //	smtp+insecure://host:25     imap+insecure://host:143     plaintext, for loopback
 //
+// In url-imap these mean that nothing is looked for: a mail server delivers to this node, see below.
+//
+//	lmtp+unix:///run/robot.sock    lmtp+insecure://127.0.0.1:24    smtp+insecure://127.0.0.1:25
+//
 // Nothing but "insecure" makes a password or message travel without TLS 1.2 or later
 // and a valid certificate.
 //
@@ -70,6 +76,27 @@
 // into which a filter of the server sorts the messages, or that several accounts share (RFC 4314). It is named
 // as the server shows it to this account, and has to be there. What is said of the inbox below is true of it.
 // A state file is for one folder.
+//
+// # Listening
+//
+// With lmtp+unix, lmtp+insecure or smtp+insecure as the scheme of url-imap the node listens at the socket or address, and a mail
+// server, or another node, delivers to it by LMTP (RFC 2033) or SMTP. There is no mailbox and nothing to poll: a message
+// is with whoever wants it before its mail has been answered for. In Postfix it takes one line of a transport table,
+//
+//	robot@example.com    lmtp:unix:/run/robot.sock
+//
+// The listener takes mail for the address of the account and those of listen.recipients, and refuses all other recipients (550). Whoever
+// reaches it can send it mail: keep it on loopback, or in a folder that only the mail server can enter. The socket gets the
+// permissions that the process's umask leaves; one that a crash has left behind is replaced. For TLS, and for listeners that the program
+// has made itself, there is [Listen].
+//
+// What is taken is in memory and nowhere else. So there are no durable interests, groups or last messages, no retention
+// and no state file: errors wrap transport.ErrNotSupported. Each publisher's order is kept and repeated messages are known as in an
+// inbox. Mail that is no message of anybody's here is taken and dropped, with a line in the log. While the node does not run,
+// messages wait where they are: in the queue of the mail server, or the outbox of the other node. Close takes what is on its way in.
+//
+// Connections are limited to 64, which may be silent for five minutes, a mail to five minutes, and all mails that
+// are on their way in to four of the largest; for more the other side is told to try again later (421, 452).
 //
 // # What a nil error means
 //

@@ -97,11 +97,16 @@ func (r *receiver) close(ctx context.Context) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+	r.stopLives()
+	return nil
+}
+
+// stopLives ends the interests that remember nothing.
+func (r *receiver) stopLives() {
 	r.lives.Range(func(l, _ any) bool {
 		l.(*live).stop()
 		return true
 	})
-	return nil
 }
 
 // touch notes a sign of life.

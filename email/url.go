@@ -21,8 +21,8 @@ const (
 type protocol uint8
 
 const (
-	smtpProtocol protocol = iota
-	lmtpProtocol          // RFC 2033: the server has no queue
+	smtpProtocol protocol = iota // RFC 6409
+	lmtpProtocol                 // RFC 2033: the server has no queue
 	imapProtocol
 )
 
@@ -43,7 +43,7 @@ var (
 	lmtpSchemes    = []scheme{{"lmtp+unix", lmtpProtocol, "", insecure}, {"lmtp+insecure", lmtpProtocol, "24", insecure}}
 	imapSchemes    = []scheme{{"imaps", imapProtocol, "993", implicitTLS}, {"imap+starttls", imapProtocol, "143", startTLS}, {"imap+insecure", imapProtocol, "143", insecure}}
 	sendSchemes    = slices.Concat(smtpSchemes, imapSchemes)
-	receiveSchemes = imapSchemes
+	receiveSchemes = slices.Concat(imapSchemes, lmtpSchemes, smtpSchemes[2:])
 )
 
 const (

@@ -1,0 +1,297 @@
+package email
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/emersion/go-smtp"
+
+	"github.com/postbus/postbus/transport"
+)
+
+// What a listener grants to those who connect. They may be anybody who reaches the address.
+const (
+	// maxDeliveries is how many connections there may be at once.
+	maxDeliveries = 64
+	// maxDeliveryRecipients is how many recipients a mail may have (RFC 5321 section 4.5.3.1.8).
+	maxDeliveryRecipients = 100
+	// maxDeliveryLine is the longest line in bytes: programs that do not fold are more than RFC 5321 knows.
+	maxDeliveryLine = 64 << 10
+	// deliveryTimeout is for the next command (RFC 5321 section 4.5.3.2.7), and for a whole mail.
+	deliveryTimeout = 5 * time.Minute
+	// greetTimeout is for a connection to be set up, if it takes more than accepting it.
+	greetTimeout = 30 * time.Second
+	// heldMails is how many of the largest mails may be on their way in at once; more small ones may.
+	heldMails = 4
+)
+
+// listener is the receiving half of a carrier to which a mail server delivers, by LMTP or SMTP: there
+// is no mailbox, so nothing is looked for and nothing kept. It decodes and delivers what comes with
+// the receiver's code, as one who is always up to date.
+type listener struct {
+	receiver   *receiver
+	at         server
+	recipients people // whose mail is taken
+	socket     net.Listener
+	server     *smtp.Server
+	served     chan struct{} // closed when no more connections are accepted
+	held       atomic.Int64  // bytes of mails on their way in
+	reading    sync.WaitGroup
+
+	// delivering is held while a mail is delivered: they come one at a time.
+	delivering sync.Mutex
+	closed     atomic.Bool // nothing is delivered any more
+
+	mu      sync.Mutex
+	conns   map[*inbound]struct{}
+	closing bool
+	gone    chan struct{} // closed when the last connection has been, while closing
+}
+
+// inbound is a connection to a listener.
+type inbound struct {
+	net.Conn
+	listener *listener
+	busy     bool // in a transaction; listener.mu
+}
+
+// Listen is Open for a program that has a listener already: on a free port, of its service manager, or
+// with TLS (crypto/tls.NewListener). Config.IMAP says by its scheme, lmtp+unix, lmtp+insecure or smtp+insecure, what is spoken; its
+// address is not used. The listener belongs to the carrier from now on, also if there is an error.
+func Listen(ctx context.Context, socket net.Listener, config Config, options Options) (*Carrier, error) {
+	c, err := newCarrier(config, options)
+	if err == nil && c.listener == nil {
+		err = fmt.Errorf("email.user.url-imap: %s is for watching a folder, not for listening", config.IMAP)
+	}
+	if err != nil {
+		socket.Close()
+		return nil, fmt.Errorf("email: configuration: %w", err)
+	}
+	c.listener.socket = socket
+	return c.start(ctx, options.Offline)
+}
+
+// listenFor makes mail be taken at an address: for the account and for those on the list.
+func (c *Carrier) listenFor(at server, list []string) error {
+	recipients, err := newPeople(append([]string{c.address}, list...))
+	if err != nil {
+		return fmt.Errorf("email.listen.recipients: %w", err)
+	}
+	c.listener = &listener{receiver: &c.receiver, at: at, recipients: recipients}
+	return nil
+}
+
+// open begins to listen.
+func (l *listener) open(ctx context.Context) (err error) {
+	if l.socket == nil {
+		if l.socket, err = l.at.listen(ctx); err != nil {
+			return fmt.Errorf("email: listening at %s: %w", l.at, err)
+		}
+	}
+	l.conns = make(map[*inbound]struct{})
+	l.served, l.gone = make(chan struct{}), make(chan struct{})
+	s := smtp.NewServer(smtp.BackendFunc(func(c *smtp.Conn) (smtp.Session, error) {
+		return &delivery{listener: l, conn: c.Conn().(*inbound)}, nil
+	}))
+	s.LMTP = l.at.scheme.protocol == lmtpProtocol
+	s.Domain = "postbus.localhost" // a server that meets its own name suspects a loop
+	s.MaxRecipients, s.MaxLineLength, s.MaxMessageBytes = maxDeliveryRecipients, maxDeliveryLine, l.receiver.maxMail
+	s.ReadTimeout, s.WriteTimeout = deliveryTimeout, writeTimeout
+	s.ErrorLog = deliveryLog{l.receiver.logger}
+	l.server = s
+	go func() {
+		defer close(l.served)
+		if err := s.Serve((*gate)(l)); err != nil && !l.isClosing() {
+			l.receiver.logger.Error("email: nothing is received any more: the listener has failed", "listener", l.at.String(), "error", err)
+		}
+	}()
+	return nil
+}
+
+// listen opens the address. A socket that a crash has left behind is replaced.
+func (s server) listen(ctx context.Context) (net.Listener, error) {
+	var config net.ListenConfig
+	l, err := config.Listen(ctx, s.network(), s.address())
+	if !errors.Is(err, syscall.EADDRINUSE) || s.socket == "" {
+		return l, err
+	}
+	var dialer net.Dialer
+	conn, dialErr := dialer.DialContext(ctx, s.network(), s.address())
+	if dialErr == nil {
+		conn.Close()
+		return nil, fmt.Errorf("%w by another process: %w", transport.ErrInUse, err)
+	}
+	if file, statErr := os.Lstat(s.socket); statErr != nil || file.Mode()&fs.ModeSocket == 0 || !errors.Is(dialErr, syscall.ECONNREFUSED) {
+		return nil, err
+	}
+	if err := os.Remove(s.socket); err != nil {
+		return nil, err
+	}
+	return config.Listen(ctx, s.network(), s.address())
+}
+
+// gate is the listener as package smtp sees it. It lets no more than maxDeliveries connections in.
+type gate listener
+
+func (g *gate) Accept() (net.Conn, error) {
+	l := (*listener)(g)
+	for {
+		conn, err := l.socket.Accept()
+		if err != nil {
+			return nil, err
+		}
+		c := &inbound{Conn: conn, listener: l}
+		// It counts until the first command is waited for.
+		if err := conn.SetReadDeadline(time.Now().Add(greetTimeout)); err == nil && l.admit(c) {
+			return c, nil
+		}
+		c.dismiss("too many connections")
+	}
+}
+
+func (g *gate) Addr() net.Addr { return g.socket.Addr() }
+func (g *gate) Close() error   { return g.socket.Close() }
+
+// admit notes a connection, unless there are too many.
+func (l *listener) admit(c *inbound) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closing || len(l.conns) >= maxDeliveries {
+		return false
+	}
+	l.conns[c] = struct{}{}
+	return true
+}
+
+// dismiss closes a connection on which nothing is under way, with a word that tells the other side to try
+// again later (RFC 5321 section 3.8).
+func (c *inbound) dismiss(why string) {
+	if _, plain := c.Conn.(syscall.Conn); plain { // else it might first have to be set up
+		if c.Conn.SetWriteDeadline(time.Now().Add(time.Second)) == nil {
+			_, _ = fmt.Fprintf(c.Conn, "421 4.3.2 %s\r\n", why)
+		}
+	}
+	c.Close()
+}
+
+// Read reads, and closes the connection if nothing comes in time: package smtp would go on with the rest of a
+// mail as if it were commands.
+func (c *inbound) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		c.dismiss("nothing more came in time")
+	}
+	return n, err
+}
+
+// Close closes the connection, and forgets it.
+func (c *inbound) Close() error {
+	l := c.listener
+	l.mu.Lock()
+	delete(l.conns, c)
+	l.left()
+	l.mu.Unlock()
+	return c.Conn.Close()
+}
+
+// left notes if nobody is there any more. l.mu is held.
+func (l *listener) left() {
+	if l.closing && len(l.conns) == 0 {
+		select {
+		case <-l.gone:
+		default:
+			close(l.gone)
+		}
+	}
+}
+
+// begin notes that a transaction has begun, which may end before the listener does. It returns
+// false if none may begin any more.
+func (c *inbound) begin() bool {
+	c.listener.mu.Lock()
+	defer c.listener.mu.Unlock()
+	c.busy = !c.listener.closing
+	return c.busy
+}
+
+// end notes that no transaction is under way.
+func (c *inbound) end() {
+	c.listener.mu.Lock()
+	closing := c.listener.closing
+	c.busy = false
+	c.listener.mu.Unlock()
+	if closing {
+		c.dismiss("closing")
+	}
+}
+
+func (l *listener) isClosing() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.closing
+}
+
+// close takes no new mails and waits for those that are on their way in. When ctx ends it gives them up.
+func (l *listener) close(ctx context.Context) error {
+	if l.server == nil {
+		return nil
+	}
+	l.mu.Lock()
+	l.closing = true
+	var idle, busy []*inbound
+	for c := range l.conns {
+		if c.busy {
+			busy = append(busy, c)
+		} else {
+			idle = append(idle, c)
+		}
+	}
+	l.left()
+	l.mu.Unlock()
+	l.socket.Close()
+	<-l.served
+	for _, c := range idle {
+		c.dismiss("closing")
+	}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		<-l.gone
+		_ = l.server.Shutdown(context.Background()) // it waits for the goroutines that have served the connections
+		l.reading.Wait()
+	}()
+	select {
+	case <-ended:
+		return nil
+	case <-ctx.Done():
+		l.closed.Store(true)
+		for _, c := range busy {
+			c.Close()
+		}
+		return fmt.Errorf("email: close: mails were still being received: %w", ctx.Err())
+	}
+}
+
+// deliveryLog passes on what package smtp has to say. That clients go away is no news; that it has
+// caught a panic is.
+type deliveryLog struct{ *slog.Logger }
+
+func (l deliveryLog) Printf(format string, args ...any) {
+	level := slog.LevelDebug
+	if strings.HasPrefix(format, "panic") {
+		level = slog.LevelError
+	}
+	l.Log(context.Background(), level, "email: listener: "+fmt.Sprintf(format, args...))
+}
+
+func (l deliveryLog) Println(args ...any) { l.Debug("email: listener: " + fmt.Sprintln(args...)) }

@@ -1,0 +1,163 @@
+package email_test
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"path/filepath"
+	"sync"
+	"testing"
+
+	"github.com/emersion/go-sasl"
+	"github.com/emersion/go-smtp"
+
+	"github.com/postbus/postbus/email"
+	"github.com/postbus/postbus/transport"
+	"github.com/postbus/postbus/transport/transporttest"
+)
+
+// relay is a mail server without mailboxes: it delivers each mail at once to the nodes that listen for its
+// recipients.
+type relay struct {
+	lmtp bool
+	addr string
+
+	mu    sync.Mutex
+	nodes map[string]net.Addr
+}
+
+func newRelay(t testing.TB, lmtp bool) *relay {
+	t.Helper()
+	r := &relay{lmtp: lmtp, nodes: make(map[string]net.Addr)}
+	s := smtp.NewServer(smtp.BackendFunc(func(*smtp.Conn) (smtp.Session, error) { return &relaySession{relay: r}, nil }))
+	s.AllowInsecureAuth = true
+	s.Domain = "relay.test"
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.addr = l.Addr().String()
+	served := make(chan struct{})
+	go func() { defer close(served); _ = s.Serve(l) }() // it ends by Close
+	t.Cleanup(func() { s.Close(); <-served })
+	return r
+}
+
+// node opens the node of an address, which sends to all.
+func (r *relay) node(t testing.TB, n int, adjust func(*email.Config)) *email.Carrier {
+	t.Helper()
+	address := fmt.Sprintf("node%d@localhost.test", n)
+	c := email.Config{SMTP: "smtp+insecure://" + r.addr, Username: address, Password: "secret", IMAP: "smtp+insecure://localhost"}
+	for i := range transporttest.MaxParticipants {
+		c.To = append(c.To, fmt.Sprintf("node%d@localhost.test", i))
+	}
+	network, at := "tcp", "127.0.0.1:0"
+	if r.lmtp {
+		network, at = "unix", filepath.Join(t.TempDir(), "s")
+		c.IMAP = "lmtp+unix://" + at
+	}
+	if adjust != nil {
+		adjust(&c)
+	}
+	socket, err := net.Listen(network, at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.mu.Lock()
+	r.nodes[address] = socket.Addr()
+	r.mu.Unlock()
+	carrier, err := email.Listen(t.Context(), socket, c, email.Options{Logger: quiet})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return carrier
+}
+
+// relaySession is a connection to the relay.
+type relaySession struct {
+	relay *relay
+	from  string
+	to    []string
+}
+
+func (s *relaySession) AuthMechanisms() []string { return []string{sasl.Plain} }
+
+func (s *relaySession) Auth(string) (sasl.Server, error) {
+	return sasl.NewPlainServer(func(_, _, _ string) error { return nil }), nil
+}
+
+func (s *relaySession) Mail(from string, _ *smtp.MailOptions) error {
+	s.from, s.to = from, nil
+	return nil
+}
+
+func (s *relaySession) Rcpt(to string, _ *smtp.RcptOptions) error {
+	s.to = append(s.to, to)
+	return nil
+}
+
+func (s *relaySession) Data(r io.Reader) error {
+	raw, err := io.ReadAll(r)
+	if err != nil {
+		return err
+	}
+	for _, to := range s.to {
+		s.relay.mu.Lock()
+		at := s.relay.nodes[to]
+		s.relay.mu.Unlock()
+		if at == nil {
+			continue
+		}
+		err := s.deliver(at, to, raw)
+		if reply, _ := errors.AsType[*smtp.SMTPError](err); reply != nil && reply.Code != 421 {
+			return err
+		} // else that node is closed
+	}
+	return nil
+}
+
+func (s *relaySession) deliver(at net.Addr, to string, raw []byte) error {
+	conn, err := net.Dial(at.Network(), at.String())
+	if err != nil {
+		return err
+	}
+	client := smtp.NewClient(conn)
+	if s.relay.lmtp {
+		client = smtp.NewClientLMTP(conn)
+	}
+	defer client.Close()
+	if err := client.Hello("relay.test"); err != nil {
+		return err
+	}
+	if err := client.SendMail(s.from, []string{to}, bytes.NewReader(raw)); err != nil {
+		return err
+	}
+	return client.Quit()
+}
+
+func (s *relaySession) Reset()        {}
+func (s *relaySession) Logout() error { return nil }
+
+// TestListenConformance: nodes to which a mail server delivers.
+func TestListenConformance(t *testing.T) {
+	for name, lmtp := range map[string]bool{"LMTP over a socket": true, "SMTP": false} {
+		t.Run(name, func(t *testing.T) {
+			var relays, opened sync.Map // of *relay and *int by testing.TB
+			transporttest.Run(t, transporttest.Harness{
+				Open: func(t testing.TB) transport.Carrier {
+					r, ok := relays.Load(t)
+					n, _ := opened.LoadOrStore(t, new(int))
+					if !ok {
+						r = newRelay(t, lmtp)
+						relays.Store(t, r)
+					}
+					*n.(*int)++
+					return r.(*relay).node(t, *n.(*int)-1, nil)
+				},
+				Features: transporttest.Features{Ordered: true, Deduplicates: true},
+			})
+		})
+	}
+}
