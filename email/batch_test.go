@@ -37,20 +37,18 @@ func TestSentBatches(t *testing.T) {
 	}
 }
 
-// batchMail returns a mail with the messages from first to last that script's messageMail makes.
-func batchMail(t testing.TB, first, last int) string {
+// batchMail returns a mail with some of the messages that messageMail makes.
+func batchMail(t testing.TB, numbers ...int) string {
 	t.Helper()
-	publisher := transport.GID{1}
-	batch, err := wire.NewBatch(transport.NewID(transport.GID{2}, uint64(first), "host.test"), wire.Envelope{From: "a@test"}, 0)
+	batch, err := wire.NewBatch(transport.NewID(transport.GID{2}, uint64(numbers[0]), "test"), wire.Envelope{From: "a@test"}, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for n := first; n <= last; n++ {
+	for _, n := range numbers {
 		m, err := wire.Decode([]byte(messageMail(t, n, "")))
 		if err != nil {
 			t.Fatal(err)
 		}
-		m.ID = transport.NewID(publisher, uint64(n), "host.test")
 		if err := batch.Add(m); err != nil {
 			t.Fatal(err)
 		}
@@ -58,12 +56,20 @@ func batchMail(t testing.TB, first, last int) string {
 	return string(batch.Mail())
 }
 
+// from returns the numbers from first to last.
+func from(first, last int) (numbers []int) {
+	for n := first; n <= last; n++ {
+		numbers = append(numbers, n)
+	}
+	return numbers
+}
+
 func TestReceiveBatches(t *testing.T) {
 	withScript(t, nil, func(t *scriptTest) {
-		t.script.add(batchMail(t, 1, 3))
+		t.script.add(batchMail(t, 1, 2, 3))
 		t.script.addMessages(4, 5)
-		t.script.add(batchMail(t, 6, 1500)) // more than the first FETCH brings
-		t.script.add(batchMail(t, 1501, 1501))
+		t.script.add(batchMail(t, from(6, 1500)...)) // more than the first FETCH brings
+		t.script.add(batchMail(t, 1501))
 		t.want(1, 1501)
 	})
 }
@@ -90,9 +96,9 @@ func (p *portions) offer(_ imap.UID, m *transport.Message, _ time.Time) bool {
 func TestConsumerTakesPartsOfBatches(t *testing.T) {
 	for _, size := range []int{3, 300, 1500} {
 		withScript(t, func(s *script, _ *receiver) {
-			s.add(batchMail(s.t, 1, size))
+			s.add(batchMail(s.t, from(1, size)...))
 			s.addMessages(size+1, size+2)
-			s.add(batchMail(s.t, size+3, 2*size))
+			s.add(batchMail(s.t, from(size+3, 2*size)...))
 		}, func(t *scriptTest) {
 			p := &portions{picky: picky{from: 1}, size: 70}
 			p.t = t
@@ -100,7 +106,7 @@ func TestConsumerTakesPartsOfBatches(t *testing.T) {
 			p.feed.start(p)
 			defer func() { p.feed.stop() }()
 			synctest.Wait()
-			t.script.add(batchMail(t, 2*size+1, 3*size)) // with everybody else's mail, until it is too much
+			t.script.add(batchMail(t, from(2*size+1, 3*size)...)) // with everybody else's mail, until it is too much
 			t.want(2*size+1, 3*size)
 			time.Sleep(time.Minute)
 			synctest.Wait()
@@ -180,5 +186,77 @@ func TestDurableReadsBatchesAgain(t *testing.T) {
 	})
 	if want := []uint64{10, 20, 30, 40, 50, 60, 70, 80, 90, 100}; !slices.Equal(got, want) {
 		t.Errorf("after the restart came %d, want %d", got, want)
+	}
+}
+
+// The last messages are counted, not the mails that they are in.
+func TestLastOfBatches(t *testing.T) {
+	for _, test := range []struct {
+		mails [][]int
+		count int
+		want  []int
+	}{
+		{[][]int{{1, 2, 3}, {4, 5, 6}, {7}}, 5, []int{3, 4, 5, 6, 7}},
+		{[][]int{{1, 2, 3}, {6, 5, 4}}, 2, []int{5, 6}},
+		{[][]int{from(1, 1500)}, 3, []int{1498, 1499, 1500}}, // its beginning is not enough
+		{[][]int{{1, 2, 3}, {2, 3, 4}}, 3, []int{2, 3, 4}},
+	} {
+		withScript(t, func(s *script, _ *receiver) {
+			for _, numbers := range test.mails {
+				s.add(batchMail(s.t, numbers...))
+			}
+		}, func(t *scriptTest) {
+			var got []int
+			deliver := func(d transport.Delivery) { got = append(got, int(d.Message.Info.Sequence)) }
+			stop := t.receiver.receive(transport.Interest{Kind: transport.TopicMessage, Name: "/t", Last: test.count}, deliver)
+			defer stop()
+			time.Sleep(time.Minute)
+			synctest.Wait()
+			next := test.want[len(test.want)-1] + 1
+			t.script.add(batchMail(t, next, next+1))
+			t.want(next, next+1)
+			if want := append(test.want, next, next+1); !slices.Equal(got, want) {
+				t.Errorf("the last %d are %d, want %d", test.count, got, want)
+			}
+		})
+	}
+}
+
+// A mail of several messages is finished when all of them are.
+func TestRetentionOfBatches(t *testing.T) {
+	for _, interest := range []transport.Interest{{Durable: "d"}, {Group: "g"}} {
+		t.Run(interest.Durable+interest.Group, func(t *testing.T) {
+			interest.Kind, interest.Name = transport.TopicMessage, "/t"
+			a := newArchive(t)
+			c := a.openWith(Retention{Action: DeleteMessages, After: time.Millisecond}, filepath.Join(t.TempDir(), "state"))
+			deliveries := make(chan transport.Delivery, 10)
+			if _, err := c.Receive(interest, func(d transport.Delivery) { deliveries <- d }); err != nil {
+				t.Fatal(err)
+			}
+			settle := func(all []transport.Delivery) {
+				for _, d := range all {
+					if err := d.Settler.Ack(); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			a.put("Subject: lunch?\r\n\r\nAt noon.\r\n", 0)
+			if interest.Group != "" {
+				time.Sleep(100 * time.Millisecond) // it begins with what arrives after its first member has joined
+			}
+			a.put(batchMail(t, 2, 3, 4), 0)
+			a.put(batchMail(t, 5, 6), 0)
+			var got []transport.Delivery
+			for range 5 {
+				got = append(got, <-deliveries)
+			}
+			slices.SortFunc(got, func(a, b transport.Delivery) int {
+				return int(a.Message.Info.Sequence) - int(b.Message.Info.Sequence)
+			})
+			settle(got[1:])
+			a.want("1 2", "")
+			settle(got[:1])
+			a.want("1", "")
+		})
 	}
 }

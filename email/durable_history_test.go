@@ -215,7 +215,7 @@ func TestDurableHistories(t *testing.T) {
 	}
 }
 
-// arrive puts some messages into the inbox, shuffled, some of them twice.
+// arrive puts some messages into the inbox, shuffled, some of them twice, some several in one mail.
 func (h *history) arrive(s *script, r *rand.Rand, next *int) {
 	var batch []int
 	for range r.IntN(30) {
@@ -225,8 +225,15 @@ func (h *history) arrive(s *script, r *rand.Rand, next *int) {
 		*next++
 	}
 	r.Shuffle(len(batch), func(i, j int) { batch[i], batch[j] = batch[j], batch[i] })
-	for _, n := range batch {
-		s.addMessages(n, n)
+	for len(batch) > 0 {
+		n := 1
+		if r.IntN(2) == 0 {
+			n = 1 + r.IntN(len(batch))
+			s.add(batchMail(h.t, batch[:n]...))
+		} else {
+			s.addMessages(batch[0], batch[0])
+		}
+		batch = batch[n:]
 	}
 }
 

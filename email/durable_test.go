@@ -92,7 +92,16 @@ func TestDurableChild(t *testing.T) {
 
 // TestDurableKilled kills a subscriber at random moments. What it has acknowledged it never gets
 // again, everything else it does, in order.
-func TestDurableKilled(t *testing.T) {
+func TestDurableKilled(t *testing.T) { testDurableKilled(t, (*bench).send, 1) }
+
+// TestDurableKilledInBatches: of a mail of several messages only those come again that have not been
+// acknowledged.
+func TestDurableKilledInBatches(t *testing.T) {
+	testDurableKilled(t, func(b *bench) { b.deliver(25) }, 25)
+}
+
+// testDurableKilled has so many messages put into the inbox at a time.
+func testDurableKilled(t *testing.T, put func(*bench), each int) {
 	b := newBench(t, mailserver.Config{}, quiet)
 	config := b.config()
 	config.State = filepath.Join(t.TempDir(), "state")
@@ -106,8 +115,8 @@ func TestDurableKilled(t *testing.T) {
 	const total, kills = 300, 8
 	var publishing sync.WaitGroup
 	publishing.Go(func() {
-		for range total {
-			b.send()
+		for range total / each {
+			put(b)
 		}
 	})
 	k := killed{acked: make(map[uint64]bool)}
