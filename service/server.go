@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -34,6 +35,9 @@ type Server struct {
 	concurrency int
 	sequence    atomic.Uint64
 	kept        kept
+	// lastWord returns until when a closed server sends what it has to say to those that it has
+	// not handled: half a minute from the first time that it is called.
+	lastWord func() time.Time
 }
 
 // NewServer returns a server of the service called name, or of all services that name stands for as a
@@ -50,6 +54,7 @@ func NewServer(node *transport.Node, name string, options ...ServerOption) (*Ser
 		o.interest.InFlight = min(o.concurrency, transport.MaxInFlight)
 	}
 	s := &Server{node: node, name: name, gid: transport.NewGID(), concurrency: o.concurrency}
+	s.lastWord = sync.OnceValue(func() time.Time { return time.Now().Add(answerTimeout) })
 	var err error
 	s.inbox, err = queue.Attach(node, o.interest, queue.Options{
 		QoS:      transport.QoS{KeepAll: true},
@@ -222,12 +227,15 @@ func (s *Server) run(ctx *deadlineContext, r *Request, handler handlerFunc) ([]b
 }
 
 // send answers the request with a handler's outcome. The answer goes out even when the
-// handlers' context has ended. ctx has not been used.
+// handlers' context has ended. ctx has not been used; if it has no deadline it gets one.
 func (s *Server) send(ctx *deadlineContext, r *Request, body []byte, contentType string, err error) {
 	now := time.Now()
-	ctx.parent, ctx.deadline = context.Background(), now.Add(answerTimeout)
-	if r.Deadline.After(ctx.deadline) {
-		ctx.deadline = r.Deadline
+	ctx.parent = context.Background()
+	if ctx.deadline.IsZero() {
+		ctx.deadline = now.Add(answerTimeout)
+		if r.Deadline.After(ctx.deadline) {
+			ctx.deadline = r.Deadline
+		}
 	}
 	defer ctx.end()
 	a := answer{time: now}
@@ -278,7 +286,7 @@ func (s *Server) admit(in *queue.Inbox, d transport.Delivery) bool {
 	case isNew:
 		return true
 	case isAnswered:
-		if !in.Background(func() { s.again(d, kept) }) {
+		if !in.Background(func() { s.again(in, d, kept) }) {
 			queue.Retry(d, "too many requests come again")
 		}
 	case isTooMany:
@@ -287,10 +295,20 @@ func (s *Server) admit(in *queue.Inbox, d transport.Delivery) bool {
 	return false
 }
 
-// again answers a request that has been answered before, if the answer was kept.
-func (s *Server) again(d transport.Delivery, kept answer) {
+// again answers a request that has been answered before, if the answer was kept. One comes after the other:
+// those whose turn comes only when the server has been closed are given back if they can be, and share their
+// time if not.
+func (s *Server) again(in *queue.Inbox, d transport.Delivery, kept answer) {
 	if kept.sequence != 0 {
-		ctx, cancel := context.WithTimeout(context.Background(), answerTimeout)
+		deadline := time.Now().Add(answerTimeout)
+		if in.Closed() {
+			if d.Settler != nil {
+				d.Nack(-1, "the server was closed before it could answer again")
+				return
+			}
+			deadline = s.lastWord()
+		}
+		ctx, cancel := context.WithDeadline(context.Background(), deadline)
 		defer cancel()
 		if err := s.node.Send(ctx, kept.message(s.gid, d.Message)); err != nil {
 			s.node.Logger().Warn("request that came again could not be answered",
@@ -315,8 +333,8 @@ func (s *Server) Dropped() uint64 { return s.inbox.Dropped() }
 
 // Close ends the server: nothing more arrives, and waiting readers return. What is in
 // the queue is still answered: by the handler, which the Close of the node waits for, or
-// if there is none with CodeClosing; that of a durable server or group is given back, for whoever serves
-// next. It always returns nil; a second Close does nothing.
+// if there is none with CodeClosing, as far as that can be sent within half a minute; that of a durable
+// server or group is given back, for whoever serves next. It always returns nil; a second Close does nothing.
 func (s *Server) Close() error {
 	s.inbox.Close()
 	return nil
@@ -324,5 +342,5 @@ func (s *Server) Close() error {
 
 // turnAway answers a request that nobody will handle.
 func (s *Server) turnAway(_ context.Context, d transport.Delivery) {
-	s.send(new(deadlineContext), s.request(d), nil, "", &transport.RemoteError{Code: CodeClosing, Text: "the server is closing"})
+	s.send(&deadlineContext{deadline: s.lastWord()}, s.request(d), nil, "", &transport.RemoteError{Code: CodeClosing, Text: "the server is closing"})
 }

@@ -88,10 +88,7 @@ func Attach(node *transport.Node, interest transport.Interest, options Options) 
 // the program is too slow to be told.
 func (in *Inbox) report(f func()) (ok bool) {
 	ok = in.Background(func() {
-		in.mu.Lock()
-		closed := in.closed
-		in.mu.Unlock()
-		if !closed {
+		if !in.Closed() {
 			f()
 		}
 	})
@@ -236,6 +233,13 @@ func (in *Inbox) letGo(ctx context.Context) {
 	for d, ok := in.TryPop(); ok; d, ok = in.TryPop() {
 		in.options.Leftover(ctx, d)
 	}
+}
+
+// Closed reports whether the inbox has been closed or drained.
+func (in *Inbox) Closed() bool {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return in.closed
 }
 
 // Close ends the interest. Nothing more comes in and waiting readers return; the
