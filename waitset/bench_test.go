@@ -2,9 +2,14 @@ package waitset_test
 
 import (
 	"fmt"
+	"runtime"
+	"slices"
 	"testing"
 	"time"
 
+	"github.com/postbus/postbus/intraprocess"
+	"github.com/postbus/postbus/pubsub"
+	"github.com/postbus/postbus/transport"
 	"github.com/postbus/postbus/waitset"
 )
 
@@ -92,20 +97,91 @@ func BenchmarkWait(b *testing.B) {
 	}
 }
 
-// BenchmarkWake is from the trigger in one goroutine to the return of a wait that was
-// asleep in another, plus the way back over a channel.
+// BenchmarkWake is from the trigger in one goroutine to the return of a wait that was asleep in another. The
+// floor is a channel in place of the set.
 func BenchmarkWake(b *testing.B) {
+	wake := make(chan struct{}, 1)
+	b.Run("floor", func(b *testing.B) {
+		wakeUps(b, func() { wake <- struct{}{} }, func() { <-wake })
+	})
 	for _, n := range sizes {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
 			guard := waitset.NewGuardCondition()
 			ws := fill(b, n, guard)
-			ask := pingPong(b, guard)
 			ctx := b.Context()
+			wakeUps(b, guard.Trigger, func() {
+				if ready, err := ws.Wait(ctx, -1); err != nil || !ready.Has(guard) {
+					b.Error(err)
+				}
+			})
+		})
+	}
+}
+
+// wakeUps reports the time from trigger to the return of a wait that was there before it.
+func wakeUps(b *testing.B, trigger, wait func()) {
+	var took []time.Duration
+	var triggered time.Time
+	asked, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		for range asked {
+			runtime.Gosched() // lets the other begin to wait
+			triggered = time.Now()
+			trigger()
+		}
+	}()
+	b.ReportAllocs()
+	for b.Loop() {
+		asked <- struct{}{}
+		wait()
+		took = append(took, time.Since(triggered))
+	}
+	close(asked)
+	<-done
+	slices.Sort(took)
+	b.ReportMetric(float64(took[len(took)/2]), "p50-ns")
+	b.ReportMetric(float64(took[len(took)*99/100]), "p99-ns")
+}
+
+// BenchmarkSubscriptions is the way of a message to one of many subscriptions that a set waits for: from
+// Publish to the message in the reader's hands.
+func BenchmarkSubscriptions(b *testing.B) {
+	for _, n := range sizes {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			ctx := b.Context()
+			node, err := transport.NewNode(intraprocess.New(), nil)
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer node.Close(ctx)
+			entities := make([]waitset.Entity, n)
+			for i := range entities {
+				if entities[i], err = pubsub.NewSubscription(node, fmt.Sprintf("/topic/%d", i)); err != nil {
+					b.Fatal(err)
+				}
+			}
+			one := entities[n/2].(*pubsub.Subscription)
+			publisher, err := pubsub.NewPublisher(node, fmt.Sprintf("/topic/%d", n/2))
+			if err != nil {
+				b.Fatal(err)
+			}
+			ws, err := waitset.New(entities...)
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer ws.Close()
+			body := make([]byte, 128)
 			b.ReportAllocs()
 			for b.Loop() {
-				ask()
-				if ready, err := ws.Wait(ctx, time.Minute); err != nil || !ready.Has(guard) {
+				if err := publisher.Publish(ctx, body); err != nil {
 					b.Fatal(err)
+				}
+				if ready, err := ws.Wait(ctx, -1); err != nil || !ready.Has(one) {
+					b.Fatal(err)
+				}
+				if _, ok := one.TryNext(); !ok {
+					b.Fatal("no message")
 				}
 			}
 		})
