@@ -52,6 +52,8 @@ func TestConformance(t *testing.T) {
 			c.SMTP, c.IMAP = s.SMTPStartTLSURL(), s.IMAPStartTLSURL()
 		}},
 		{name: "TLS", config: mailserver.Config{TLS: true}},
+		{name: "LMTP over TCP", config: mailserver.Config{LMTPAddr: "127.0.0.1:0"}, adjust: func(_ testing.TB, c *email.Config, s *mailserver.Server) { c.SMTP = s.LMTPURL() }},
+		{name: "LMTP over a socket", config: mailserver.Config{TLS: true, LMTPAddr: "a socket"}, adjust: func(_ testing.TB, c *email.Config, s *mailserver.Server) { c.SMTP = s.LMTPURL() }},
 		{name: "appended to another folder", config: mailserver.Config{TLS: true}, group: true, adjust: func(t testing.TB, c *email.Config, s *mailserver.Server) {
 			shareAccount(c, s)
 			makeFolder(t, s, "Team/Robots")
@@ -133,6 +135,14 @@ func newGroup(t testing.TB, config mailserver.Config) *group {
 	t.Helper()
 	for i := range transporttest.MaxParticipants {
 		config.Accounts = append(config.Accounts, mailserver.Account{Address: fmt.Sprintf("node%d@localhost.test", i), Password: "secret"})
+	}
+	if config.LMTPAddr == "a socket" {
+		folder, err := os.MkdirTemp("", "lmtp") // t's may have too long a name
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { os.RemoveAll(folder) })
+		config.LMTPAddr = filepath.Join(folder, "socket")
 	}
 	server, err := mailserver.Start(config)
 	if err != nil {

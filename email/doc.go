@@ -1,5 +1,5 @@
 // Package email carries messages as ordinary mail: it submits them over SMTP
-// (RFC 6409), or appends them to a folder, and finds them in the inbox over IMAP (RFC 9051). What a message looks
+// (RFC 6409) or LMTP (RFC 2033), or appends them to a folder, and finds them in the inbox over IMAP (RFC 9051). What a message looks
 // like as mail is the business of package email/wire.
 //
 // [Open] turns a [Config] into a [Carrier], which a transport.Node owns. Several nodes
@@ -66,6 +66,10 @@
 // Nothing but "insecure" makes a password or message travel without TLS 1.2 or later
 // and a valid certificate.
 //
+// Where the server delivers into the recipients' mailboxes itself, as Dovecot does, url-smtp can be its LMTP (RFC 2033), which has no queue on the
+// way: lmtp+unix:///path for a socket, lmtp+insecure://host:24 over TCP, for loopback and networks that are trusted. There is no login unless the
+// server offers one. It answers for each recipient: see below.
+//
 // With an IMAP URL as url-smtp there is no SMTP at all: messages are appended to a folder of the account, or to one of
 // somebody else's that is shared with it (RFC 4314), and everybody who watches the folder gets them, as soon
 // as the server has stored them. Whoever the recipients are, they get nothing by that; those of To and Cc are written into the
@@ -105,7 +109,10 @@
 // recipients of a message get it, or, if the server refuses one of them, none. A
 // failure is a *transport.SendError: Temporary or Permanent if the mail was certainly
 // not taken, by the server's reply code; Unknown if the connection was lost after the
-// whole mail had been sent. It wraps transport.ErrUndeliverable for a recipient, or a folder that is not there,
+// whole mail had been sent. (A mail of up to 64 KiB to one recipient is sent whole before the server has said anything, if it offers PIPELINING and
+// CHUNKING, RFC 2920 and 3030, so that it takes one round trip; otherwise the mail waits until all recipients have been accepted.) An
+// LMTP server can still refuse one recipient when it has the mail, while others get it: then the outcome is Permanent if it is refused
+// for good, else Unknown, so that it is sent again, and those who have it drop the repetition. The error says who they are. It wraps transport.ErrUndeliverable for a recipient, or a folder that is not there,
 // transport.ErrRefused for an account or a mail that the server does not want, and
 // transport.ErrTooLarge for one above its limit, which is checked before sending.
 //

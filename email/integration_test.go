@@ -52,9 +52,12 @@ func TestRealConformance(t *testing.T) {
 	starttls.SMTP, starttls.IMAP = variable(t, "POSTBUS_TEST_SUBMISSION"), variable(t, "POSTBUS_TEST_IMAP_STARTTLS")
 	shared := robot
 	shared.To = []string{robot.Username}
+	socket, tcp := robot, peer
+	socket.SMTP, tcp.SMTP = variable(t, "POSTBUS_TEST_LMTP"), variable(t, "POSTBUS_TEST_LMTP_TCP")
 	for name, configs := range map[string][]email.Config{
 		"two mailboxes":  {robot, starttls, peer},
 		"shared mailbox": {shared, shared, shared},
+		"LMTP":           {socket, tcp, socket},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var worlds sync.Map // of *world by testing.TB

@@ -59,7 +59,7 @@ func (t *tally) conclude(c *submission, taken *bool) error {
 		return nil
 	}
 	if len(t.taken) > 0 {
-		err = fmt.Errorf("%w (%s has taken the mail)", err, strings.Join(t.taken, ", "))
+		err = fmt.Errorf("%w (the mail has been taken for %s)", err, strings.Join(t.taken, ", "))
 	}
 	return err
 }

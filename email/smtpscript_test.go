@@ -18,6 +18,7 @@ type smtpScript struct {
 	// of a mail is the command ".", by DATA and by BDAT.
 	reply  func(conn int, command string) string
 	offers string // extensions, blank-separated
+	lmtp   bool
 	// gullible is a server that takes everything after what it has refused.
 	gullible bool
 	// deaf is a server that forgets what has come with the command that it answers.
@@ -202,7 +203,11 @@ func (s *smtpScript) heard(prefix string) int {
 // openSender opens a sender at the script.
 func (s *smtpScript) openSender(t *testing.T) *sender {
 	t.Helper()
-	c, err := newCarrier(Config{SMTP: "smtp+insecure://" + s.Addr().String(), IMAP: "unused", Username: "me@test", Password: "secret",
+	scheme := "smtp+insecure://"
+	if s.lmtp {
+		scheme = "lmtp+insecure://"
+	}
+	c, err := newCarrier(Config{SMTP: scheme + s.Addr().String(), IMAP: "unused", Username: "me@test", Password: "secret",
 		To: []string{"a@test"}, Cc: []string{"A@TEST", "b@test"}, Bcc: []string{"c@test"}}, Options{Logger: quietLog})
 	if err != nil {
 		t.Fatal(err)

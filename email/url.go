@@ -42,7 +42,7 @@ var (
 	smtpSchemes    = []scheme{{"smtps", smtpProtocol, "465", implicitTLS}, {"smtp+starttls", smtpProtocol, "587", startTLS}, {"smtp+insecure", smtpProtocol, "25", insecure}}
 	lmtpSchemes    = []scheme{{"lmtp+unix", lmtpProtocol, "", insecure}, {"lmtp+insecure", lmtpProtocol, "24", insecure}}
 	imapSchemes    = []scheme{{"imaps", imapProtocol, "993", implicitTLS}, {"imap+starttls", imapProtocol, "143", startTLS}, {"imap+insecure", imapProtocol, "143", insecure}}
-	sendSchemes    = slices.Concat(smtpSchemes, imapSchemes)
+	sendSchemes    = slices.Concat(smtpSchemes, lmtpSchemes, imapSchemes)
 	receiveSchemes = slices.Concat(imapSchemes, lmtpSchemes, smtpSchemes[2:])
 )
 

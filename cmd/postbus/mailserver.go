@@ -22,6 +22,7 @@ import (
 // mailserverOptions are the flags of "mailserver".
 type mailserverOptions struct {
 	smtp, imap string
+	lmtp       string
 	users      []string
 	tls        bool
 	write      string
@@ -53,10 +54,11 @@ which the configuration files refer to. Existing files of these names are replac
 	flags.SortFlags = false
 	flags.StringVar(&o.smtp, "smtp", "127.0.0.1:1025", "listen on `ADDRESS` for SMTP; port 0 picks a free one")
 	flags.StringVar(&o.imap, "imap", "127.0.0.1:1143", "listen on `ADDRESS` for IMAP; port 0 picks a free one")
+	flags.StringVar(&o.lmtp, "lmtp", "", "also listen on `ADDRESS` for LMTP, without login: on loopback, or the path of a socket")
 	flags.StringArrayVar(&o.users, "user", nil, "have the account `ADDRESS:PASSWORD` instead of robot@localhost.test:robot\nand peer@localhost.test:peer (repeatable)")
 	flags.BoolVar(&o.tls, "tls", false, "speak TLS, with a certificate made for this run, and offer STARTTLS besides")
 	flags.StringVar(&o.write, "write", "", "write the configuration files into the directory `DIR`")
-	noValueCompletion(cmd, "smtp", "imap", "user")
+	noValueCompletion(cmd, "smtp", "imap", "lmtp", "user")
 	_ = cmd.MarkFlagDirname("write") // the flag exists
 	return cmd
 }
@@ -69,6 +71,7 @@ func (a *app) runMailserver(ctx context.Context, o *mailserverOptions) error {
 	server, err := mailserver.Start(mailserver.Config{
 		SMTPAddr: o.smtp,
 		IMAPAddr: o.imap,
+		LMTPAddr: o.lmtp,
 		Accounts: accounts,
 		TLS:      o.tls,
 		Logger:   a.logger,
@@ -108,6 +111,9 @@ func (a *app) announce(server *mailserver.Server, folder string) error {
 	fmt.Fprintf(&b, "  SMTP  %s\n  IMAP  %s\n", server.SMTPURL(), server.IMAPURL())
 	if server.SMTPStartTLSURL() != "" {
 		fmt.Fprintf(&b, "        %s\n        %s\n", server.SMTPStartTLSURL(), server.IMAPStartTLSURL())
+	}
+	if server.LMTPURL() != "" {
+		fmt.Fprintf(&b, "  LMTP  %s\n", server.LMTPURL())
 	}
 	fmt.Fprint(&b, "\n  Account                         Password\n")
 	for _, account := range server.Accounts() {

@@ -43,6 +43,11 @@ type Config struct {
 	// before STARTTLS.
 	SMTPStartTLSAddr, IMAPStartTLSAddr string
 
+	// LMTPAddr is where LMTP (RFC 2033) is served besides: host:port on loopback, or the path of a
+	// socket, which begins with a slash. There is no login: whoever reaches it may deliver. Empty for
+	// none.
+	LMTPAddr string
+
 	// Hostname is the server's name in greetings, in Received fields, in the
 	// Message-IDs it makes and in its certificate. Default "localhost".
 	Hostname string
@@ -138,10 +143,14 @@ func (c *Config) check() error {
 		}
 		seen[addressKey(account.Address)] = true
 	}
+	plain := []string{c.SMTPAddr, c.IMAPAddr}
 	if c.TLS {
-		return nil
+		plain = nil
 	}
-	for _, addr := range []string{c.SMTPAddr, c.IMAPAddr} {
+	if c.LMTPAddr != "" && networkOf(c.LMTPAddr) == "tcp" {
+		plain = append(plain, c.LMTPAddr)
+	}
+	for _, addr := range plain {
 		if err := checkLoopback(addr); err != nil {
 			return err
 		}
@@ -149,15 +158,23 @@ func (c *Config) check() error {
 	return nil
 }
 
+// networkOf returns how package net calls the network of an address.
+func networkOf(addr string) string {
+	if strings.HasPrefix(addr, "/") {
+		return "unix"
+	}
+	return "tcp"
+}
+
 // checkLoopback refuses addresses that other machines can reach: without TLS
-// their passwords would cross the network in the clear.
+// their passwords would cross the network in the clear, and LMTP wants none.
 func checkLoopback(addr string) error {
 	tcp, err := net.ResolveTCPAddr("tcp", addr)
 	if err != nil {
 		return fmt.Errorf("mailserver: listen address %q: %w", addr, err)
 	}
 	if !tcp.IP.IsLoopback() {
-		return fmt.Errorf("mailserver: refusing to serve plaintext on %q, which is not a loopback address: switch TLS on", addr)
+		return fmt.Errorf("mailserver: refusing to serve plaintext on %q, which is not a loopback address: switch TLS on, or choose another address for LMTP", addr)
 	}
 	return nil
 }

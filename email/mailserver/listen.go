@@ -38,6 +38,7 @@ const (
 	plaintext security = iota
 	implicitTLS
 	startTLS
+	trusted // plaintext LMTP, without login
 )
 
 // endpoint is an address on which a service is available.
@@ -94,7 +95,7 @@ func (s *service) start() error {
 	r := &run{service: s, ctx: ctx, cancel: cancel, conns: make(map[*conn]struct{})}
 	for i := range s.endpoints {
 		e := &s.endpoints[i]
-		l, err := net.Listen("tcp", e.addr)
+		l, err := net.Listen(networkOf(e.addr), e.addr)
 		if err != nil {
 			for _, l := range r.listeners {
 				l.Close()

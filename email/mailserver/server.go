@@ -84,22 +84,26 @@ func (s *Server) newService(name Service) *service {
 	}
 	if s.identity == nil {
 		half.endpoints = []endpoint{{direct, plaintext}}
-		return half
+	} else {
+		half.tls = s.identity.server
+		half.endpoints = []endpoint{{direct, implicitTLS}, {upgraded, startTLS}}
 	}
-	half.tls = s.identity.server
-	half.endpoints = []endpoint{{direct, implicitTLS}, {upgraded, startTLS}}
+	if name == SMTP && s.cfg.LMTPAddr != "" {
+		half.endpoints = append(half.endpoints, endpoint{s.cfg.LMTPAddr, trusted})
+	}
 	return half
 }
 
 func (s *Server) newSMTP(_ context.Context, security security) protocol {
 	server := smtp.NewServer(smtp.BackendFunc(func(c *smtp.Conn) (smtp.Session, error) {
-		return &submission{server: s, conn: c, log: s.log.With("smtp", c.Conn().RemoteAddr().String())}, nil
+		return &submission{server: s, conn: c, trusted: security == trusted, log: s.log.With("smtp", c.Conn().RemoteAddr().String())}, nil
 	}))
 	server.Domain = s.cfg.Hostname
 	server.MaxRecipients = maxRecipients
 	server.MaxMessageBytes = s.cfg.MaxMessageBytes
 	server.MaxLineLength = maxLineLength
 	server.WriteTimeout = smtpWriteTimeout
+	server.LMTP = security == trusted
 	server.EnableSMTPUTF8 = true
 	server.AllowInsecureAuth = security == plaintext
 	server.ErrorLog = logger{s.log.With("service", "SMTP")}
@@ -172,6 +176,15 @@ func (s *Server) SMTPStartTLSURL() string { return urlOf("smtp+starttls", s.SMTP
 
 // IMAPStartTLSURL returns imap+starttls://host:port, or "" without TLS.
 func (s *Server) IMAPStartTLSURL() string { return urlOf("imap+starttls", s.IMAPStartTLSAddr()) }
+
+// LMTPURL returns lmtp+insecure://host:port or lmtp+unix:///path, or "" without LMTP.
+func (s *Server) LMTPURL() string {
+	addr := s.smtp.addr(trusted)
+	if networkOf(addr) == "unix" {
+		return "lmtp+unix://" + addr
+	}
+	return urlOf("lmtp+insecure", addr)
+}
 
 func urlOf(scheme, addr string) string {
 	if addr == "" {

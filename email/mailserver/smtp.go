@@ -19,9 +19,10 @@ import (
 
 // submission is one SMTP connection.
 type submission struct {
-	server *Server
-	conn   *smtp.Conn
-	log    *slog.Logger
+	server  *Server
+	conn    *smtp.Conn
+	log     *slog.Logger
+	trusted bool // LMTP, without login
 
 	// mu guards the rest: a BDAT transaction reads it from a goroutine of its
 	// own, while the connection may already be on its way to the next.
@@ -66,7 +67,12 @@ var (
 )
 
 // AuthMechanisms implements smtp.AuthSession.
-func (s *submission) AuthMechanisms() []string { return []string{sasl.Plain, sasl.Login} }
+func (s *submission) AuthMechanisms() []string {
+	if s.trusted {
+		return nil
+	}
+	return []string{sasl.Plain, sasl.Login}
+}
 
 // Auth implements smtp.AuthSession.
 func (s *submission) Auth(mechanism string) (sasl.Server, error) {
@@ -125,11 +131,13 @@ func (s *submission) Mail(from string, opts *smtp.MailOptions) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
+	case s.trusted:
 	case s.account == nil && !s.encrypted() && s.server.identity != nil:
 		return errStartTLSFirst // RFC 3207 section 4
 	case s.account == nil:
 		return errAuthRequired
-	case s.mail != nil:
+	}
+	if s.mail != nil {
 		return errNestedMail
 	}
 	s.mail = &envelope{from: from, size: opts.Size, utf8: opts.UTF8}
@@ -220,13 +228,19 @@ func (s *submission) received(mail *envelope, id string, now time.Time) string {
 		client = host
 	}
 	protocol := "ESMTP"
+	if s.trusted {
+		protocol = "LMTP"
+	}
 	if mail.utf8 {
-		protocol = "UTF8SMTP"
+		protocol = "UTF8" + strings.TrimPrefix(protocol, "E")
 	}
 	if s.encrypted() {
 		protocol += "S"
 	}
-	return fmt.Sprintf("Received: from %s ([%s])\r\n\tby %s (postbus) with %sA id %s;\r\n\t%s\r\n",
+	if !s.trusted {
+		protocol += "A"
+	}
+	return fmt.Sprintf("Received: from %s ([%s])\r\n\tby %s (postbus) with %s id %s;\r\n\t%s\r\n",
 		helo, client, s.server.cfg.Hostname, protocol, id, now.Format(time.RFC1123Z))
 }
 

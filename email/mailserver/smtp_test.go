@@ -4,7 +4,10 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"net/mail"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -196,5 +199,57 @@ func TestFullMailbox(t *testing.T) {
 	}
 	if mails, _ := server.Messages(robot); len(mails) != 1 {
 		t.Errorf("%d mails", len(mails))
+	}
+}
+
+// TestLMTP: whoever reaches LMTP may deliver, and gets a reply for each recipient.
+func TestLMTP(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "lmtp")
+	for addr, url := range map[string]string{"127.0.0.1:0": "lmtp+insecure://127.0.0.1:", socket: "lmtp+unix://" + socket} {
+		server := start(t, mailserver.Config{TLS: true, LMTPAddr: addr})
+		network, address := "unix", strings.TrimPrefix(server.LMTPURL(), "lmtp+unix://")
+		if addr != socket {
+			network, address = "tcp", strings.TrimPrefix(server.LMTPURL(), "lmtp+insecure://")
+		}
+		if !strings.HasPrefix(server.LMTPURL(), url) {
+			t.Errorf("URL %s, want %s", server.LMTPURL(), url)
+		}
+		for range 2 {
+			conn, err := net.Dial(network, address)
+			check(t, err)
+			c := smtp.NewClientLMTP(conn)
+			if ok, _ := c.Extension("AUTH"); ok {
+				t.Error("a login is offered")
+			}
+			check(t, c.Mail("somebody@else.test", nil))
+			check(t, c.Rcpt(robot, nil))
+			if got := code(c.Rcpt("nobody@localhost.test", nil)); got != "550 5.1.1" {
+				t.Errorf("unknown recipient: %s", got)
+			}
+			check(t, c.Rcpt(peer, nil))
+			data, err := c.Data()
+			check(t, err)
+			_, err = io.WriteString(data, hello)
+			check(t, err)
+			replies, err := data.CloseWithLMTPResponse()
+			check(t, err)
+			if len(replies) != 2 {
+				t.Errorf("%d replies, want 2", len(replies))
+			}
+			check(t, c.Close())
+			server.Stop(mailserver.SMTP)
+			check(t, server.Resume(mailserver.SMTP))
+		}
+		mails, err := server.Messages(peer)
+		check(t, err)
+		if len(mails) != 2 || !bytes.Contains(mails[0], []byte("with LMTP id ")) {
+			t.Errorf("mails %q", mails)
+		}
+	}
+	if server := start(t, mailserver.Config{}); server.LMTPURL() != "" {
+		t.Errorf("LMTP at %s without being asked for", server.LMTPURL())
+	}
+	if _, err := mailserver.Start(mailserver.Config{TLS: true, LMTPAddr: "0.0.0.0:0"}); err == nil {
+		t.Error("LMTP was started for everybody")
 	}
 }
