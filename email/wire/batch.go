@@ -205,7 +205,7 @@ func (b *Batch) appendPart(m *transport.Message) ([]byte, error) {
 		dst = appendField(dst, f)
 	}
 	if p.plain && m.ContentType == "" { // RFC 2045 section 5.2 has these for defaults
-		dst = appendLine(dst, headerLineEnding, p.ending.String())
+		dst = p.ending.appendField(dst)
 	} else {
 		dst = p.appendFields(dst, m.ContentType)
 	}

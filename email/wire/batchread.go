@@ -151,7 +151,7 @@ func partContent(part []byte) (content []byte, ok bool) {
 
 // decode reads one part.
 func (b *batchReader) decode(h *header, part []byte) (*transport.Message, error) {
-	*h = header{others: h.others[:0], name: h.name}
+	*h = header{others: h.others[:0], name: h.name, publisher: h.publisher, gid: h.gid}
 	rest, _, err := scan(part, h)
 	if err != nil {
 		return nil, err
@@ -165,7 +165,7 @@ func (b *batchReader) decode(h *header, part []byte) (*transport.Message, error)
 		return nil, err
 	}
 	setPayload(m, body)
-	h.name = m.Name
+	h.name, h.publisher, h.gid = m.Name, h.values[fieldPublisherGID], m.Info.PublisherGID
 	m.From, m.ReplyTo, m.To = b.from, b.replyTo, b.to
 	if !h.has(fieldMessageID) {
 		m.ID = usualID(m, b.host)

@@ -8,7 +8,6 @@ import (
 	"mime"
 	"mime/quotedprintable"
 	"slices"
-	"strconv"
 	"strings"
 	"unicode/utf8"
 
@@ -89,7 +88,7 @@ func (p *bodyPlan) appendFields(dst []byte, declared string) []byte {
 	}
 	if p.plain {
 		dst = append(dst, "Content-Transfer-Encoding: 7bit\r\n"...)
-		return appendLine(dst, headerLineEnding, p.ending.String())
+		return p.ending.appendField(dst)
 	}
 	return append(dst, "Content-Transfer-Encoding: base64\r\n"...)
 }
@@ -121,13 +120,15 @@ type lineEnding struct {
 	final int
 }
 
-// String returns the field's value.
-func (e lineEnding) String() string {
-	kind := "lf"
+// appendField writes the field.
+func (e lineEnding) appendField(dst []byte) []byte {
+	dst = append(dst, headerLineEnding+": "...)
 	if e.crlf {
-		kind = "crlf"
+		dst = append(dst, "cr"...)
 	}
-	return kind + "; final=" + strconv.Itoa(e.final)
+	dst = append(dst, "lf; final="...)
+	dst = append(dst, '0'+byte(e.final))
+	return append(dst, "\r\n"...)
 }
 
 func parseLineEnding(value []byte) (e lineEnding, err error) {

@@ -86,7 +86,7 @@ func encodeRMW(m *transport.Message, e Envelope) ([]byte, error) {
 	dst = appendLine(dst, "Date", m.Info.SourceTime.UTC().Format(time.RFC1123Z))
 	own := len(dst)
 	dst = appendRMWExtras(dst, m)
-	dst = appendLine(dst, headerLineEnding, ending.String())
+	dst = ending.appendField(dst)
 	dst = append(dst, "\r\n"...)
 	if len(dst) > MaxHeaderBytesWritten {
 		return nil, fmt.Errorf("%w: its header section has %d bytes, at most %d are allowed",

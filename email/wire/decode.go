@@ -125,10 +125,12 @@ func (h *header) readInfo(m *transport.Message) (err error) {
 	if m.Deadline, err = h.time(fieldDeadline); err != nil {
 		return err
 	}
-	if info.PublisherGID, err = h.gid(fieldPublisherGID); err != nil {
+	if text := h.values[fieldPublisherGID]; len(text) > 0 && bytes.Equal(text, h.publisher) {
+		info.PublisherGID = h.gid
+	} else if info.PublisherGID, err = h.readGID(fieldPublisherGID); err != nil {
 		return err
 	}
-	if info.ClientGID, err = h.gid(fieldClientGID); err != nil {
+	if info.ClientGID, err = h.readGID(fieldClientGID); err != nil {
 		return err
 	}
 	if info.Sequence, err = h.sequence(fieldPublisherSequence); err != nil {
@@ -211,8 +213,8 @@ func (h *header) time(f field) (time.Time, error) {
 	return time.Unix(0, ns).UTC(), nil
 }
 
-// gid reads a GID; an absent field is the zero GID, which itself is not allowed.
-func (h *header) gid(f field) (transport.GID, error) {
+// readGID reads a GID; an absent field is the zero GID, which itself is not allowed.
+func (h *header) readGID(f field) (transport.GID, error) {
 	if !h.has(f) {
 		return transport.GID{}, nil
 	}

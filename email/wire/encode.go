@@ -257,13 +257,13 @@ func appendMetadata(dst []byte, m *transport.Message) []byte {
 	info := &m.Info
 	dst = appendInt(dst, transport.HeaderSourceTimestamp, info.SourceTime.UnixNano())
 	if !info.PublisherGID.IsZero() {
-		dst = appendLine(dst, transport.HeaderPublisherGID, info.PublisherGID.String())
+		dst = appendGID(dst, transport.HeaderPublisherGID, info.PublisherGID)
 	}
 	if info.Sequence != 0 {
 		dst = appendUint(dst, transport.HeaderPublisherSequence, info.Sequence)
 	}
 	if !info.ClientGID.IsZero() {
-		dst = appendLine(dst, transport.HeaderClientGID, info.ClientGID.String())
+		dst = appendGID(dst, transport.HeaderClientGID, info.ClientGID)
 		dst = appendUint(dst, transport.HeaderRequestSequence, info.RequestSequence)
 	}
 	if !m.Deadline.IsZero() {
@@ -294,6 +294,16 @@ func appendLine(dst []byte, name, value string) []byte {
 	dst = append(dst, name...)
 	dst = append(dst, ": "...)
 	dst = append(dst, value...)
+	return append(dst, "\r\n"...)
+}
+
+func appendGID(dst []byte, name string, g transport.GID) []byte {
+	if g == g.Short() {
+		return appendLine(dst, name, g.String()) // decimal
+	}
+	dst = append(dst, name...)
+	dst = append(dst, ": "...)
+	dst = hex.AppendEncode(dst, g[:])
 	return append(dst, "\r\n"...)
 }
 

@@ -86,7 +86,7 @@ func (l fieldList) has(name string) bool {
 
 // isNamed compares without regard to case; it is much called, and lengths differ mostly.
 func isNamed(name []byte, as string) bool {
-	return len(name) == len(as) && name[0]|0x20 == as[0]|0x20 && bytes.EqualFold(name, []byte(as))
+	return len(name) == len(as) && name[0]|0x20 == as[0]|0x20 && (string(name) == as || bytes.EqualFold(name, []byte(as)))
 }
 
 // part is a mail or a part of one (RFC 2045, RFC 2046).

@@ -71,21 +71,38 @@ var fieldNames = [knownFields]string{
 	fieldCount:             headerCount,
 }
 
-// fieldByName finds a field by its name in lower case. The skipped ones are listed so
+// fieldsByLength are the fields with names of a length. The skipped ones are listed so
 // that most fields of a mail are dealt with by one lookup.
-var fieldByName = func() map[string]field {
-	m := make(map[string]field)
+var fieldsByLength = func() (table [transport.MaxHeaderName + 1][]namedField) {
+	add := func(name string, f field) {
+		table[len(name)] = append(table[len(name)], namedField{name, f})
+	}
 	for f, name := range fieldNames {
-		m[string(bytes.ToLower([]byte(name)))] = field(f)
+		add(name, field(f))
 	}
 	for _, name := range [...]string{
-		"received", "return-path", "delivered-to", "envelope-to", "x-original-to", "cc", "bcc", "sender",
-		"mime-version", "auto-submitted", "dkim-signature", "authentication-results", "received-spf",
+		"Received", "Return-Path", "Delivered-To", "Envelope-To", "X-Original-To", "Cc", "Bcc", "Sender",
+		"MIME-Version", "Auto-Submitted", "DKIM-Signature", "Authentication-Results", "Received-SPF",
 	} {
-		m[name] = fieldSkipped
+		add(name, fieldSkipped)
 	}
-	return m
+	return table
 }()
+
+type namedField struct {
+	name  string
+	field field
+}
+
+// fieldNamed finds a field by a name that isFieldName approves.
+func fieldNamed(name []byte) (f field, known bool) {
+	for _, candidate := range fieldsByLength[len(name)] {
+		if isNamed(name, candidate.name) {
+			return candidate.field, true
+		}
+	}
+	return 0, false
+}
 
 // header is the header section of a mail, split into fields. The values are parts of
 // the mail: still folded (RFC 5322 section 2.2.3), without blanks at either end.
@@ -95,8 +112,11 @@ type header struct {
 	duplicate field
 	// others are the fields that may be the application's, in order.
 	others []rawField
-	// name is a valid name that the subject is likely to be, or "".
-	name string
+	// name is a valid name that the subject is likely to be, or ""; publisher is what
+	// Publisher-GID is likely to be, as it is written, and gid what it means.
+	name      string
+	publisher []byte
+	gid       transport.GID
 }
 
 type rawField struct{ name, value []byte }
@@ -154,21 +174,11 @@ func (h *header) add(line []byte) {
 		return
 	}
 	name := bytes.TrimRight(line[:colon], " \t") // RFC 5322 section 4.5 allows blanks here
-	if len(name) == 0 || len(name) > transport.MaxHeaderName {
+	if !isFieldName(name) {
 		return
 	}
-	var lower [transport.MaxHeaderName]byte
-	for i, c := range name {
-		if c <= ' ' || c >= 0x7f {
-			return
-		}
-		if 'A' <= c && c <= 'Z' {
-			c += 'a' - 'A'
-		}
-		lower[i] = c
-	}
 	value := trim(line[colon+1:])
-	f, known := fieldByName[string(lower[:len(name)])]
+	f, known := fieldNamed(name)
 	switch {
 	case !known:
 		h.others = append(h.others, rawField{name, value})
