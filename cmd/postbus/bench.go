@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"time"
 
@@ -12,6 +13,7 @@ import (
 
 	"github.com/postbus/postbus/email"
 	"github.com/postbus/postbus/internal/bench"
+	"github.com/postbus/postbus/internal/bench/plot"
 )
 
 // The carriers that the bench knows.
@@ -25,6 +27,7 @@ type benchOptions struct {
 	noFloor          bool
 	tls              bool
 	json             bool
+	plot             string
 	settle, duration time.Duration
 }
 
@@ -105,6 +108,8 @@ func (a *app) benchMeasure(measure bench.Measure, short, long string) *cobra.Com
 	flags.IntVar(&o.load.InFlight, "in-flight", 1, "how `MANY` messages a publisher has under way to the next hop at once")
 	flags.IntVar(&o.runs, "runs", 3, "measure so `OFTEN`, in turn with the floor, and show medians")
 	flags.BoolVar(&o.noFloor, "no-floor", false, "do not measure the floor")
+	flags.StringVar(&o.plot, "plot", "", "draw the distribution of latencies, and how they were over time, into `FILE.svg`")
+	_ = cmd.MarkFlagFilename("plot", "svg") // the flag exists
 	return cmd
 }
 
@@ -180,8 +185,17 @@ func (a *app) bench(ctx context.Context, measure bench.Measure, o *benchOptions)
 	return errors.Join(err, a.showBench(report, o))
 }
 
-// showBench prints a report.
+// showBench prints a report, and draws it.
 func (a *app) showBench(report *bench.Report, o *benchOptions) error {
+	if o.plot != "" {
+		svg, err := plot.SVG(report)
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(o.plot, svg, 0o666); err != nil {
+			return err
+		}
+	}
 	if o.json {
 		encoder := json.NewEncoder(a.stdout)
 		encoder.SetIndent("", "  ")
