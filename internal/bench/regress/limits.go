@@ -1,0 +1,56 @@
+package main
+
+import (
+	"time"
+
+	"github.com/postbus/postbus/internal/bench"
+)
+
+// limits are what the check asks for. To bring them up to date, run it with -v on a quiet machine and write
+// down what it prints as measured; a limit is twice as bad as that.
+var limits = []limit{
+	{
+		name: "throughput in process, part of a queue's under a mutex", measured: 0.30,
+		plan: plan(bench.Throughput, bench.Intraprocess{}, bench.Load{Count: 500_000, WarmUp: 50_000}),
+		of:   func(r *bench.Report) float64 { return r.Ratio.PerSecond }, more: true,
+	},
+	{
+		name: "fan-out in process to 10, part of what queues under mutexes deliver", measured: 0.30,
+		plan: plan(bench.FanOut, bench.Intraprocess{}, bench.Load{Count: 50_000, WarmUp: 5000, Subscribers: 10}),
+		of:   func(r *bench.Report) float64 { return r.Ratio.PerSecond }, more: true,
+	},
+	{
+		name: "call in process, times a round trip over two queues, p50", measured: 15,
+		plan: plan(bench.RoundTrip, bench.Intraprocess{}, bench.Load{Count: 20_000, WarmUp: 2000, Timed: true}),
+		of:   func(r *bench.Report) float64 { return r.Ratio.P50 },
+	},
+	{
+		name: "latency on the embedded mail server, times a raw client's, p50", measured: 2.0,
+		plan: plan(bench.Latency, bench.Embedded{}, bench.Load{Count: 500, WarmUp: 100, Lockstep: true, Timed: true}),
+		of:   func(r *bench.Report) float64 { return r.Ratio.P50 },
+	},
+	{
+		name: "call on the embedded mail server, times a raw client's one way, p50", measured: 8,
+		plan: plan(bench.RoundTrip, bench.Embedded{}, bench.Load{Count: 300, WarmUp: 50, Timed: true}),
+		of:   func(r *bench.Report) float64 { return r.Ratio.P50 },
+	},
+	{
+		name: "throughput on the embedded mail server, part of a raw client's", measured: 0.5,
+		plan: plan(bench.Throughput, bench.Embedded{}, bench.Load{Count: 3000, WarmUp: 300, Timed: true}),
+		of:   func(r *bench.Report) float64 { return r.Ratio.PerSecond }, more: true,
+	},
+}
+
+// tries is how often a limit may be missed: another program on the machine, or an unlucky moment, does
+// not count as a regression.
+const tries = 5
+
+// patience bounds the whole check.
+const patience = 3 * time.Minute
+
+// plan is one run of a measure beside its floor.
+func plan(measure bench.Measure, bed bench.Bed, load bench.Load) bench.Plan {
+	load.Publishers, load.InFlight, load.Payload = 1, 1, 128
+	load.Subscribers = max(1, load.Subscribers)
+	return bench.Plan{Measure: measure, Bed: bed, Load: load, Runs: 1}
+}
