@@ -2,12 +2,16 @@
 // sets hang on: every entity has a List, and a wait set watches it.
 package notify
 
-import "sync"
+import (
+	"slices"
+	"sync"
+	"sync/atomic"
+)
 
 // List is a list of watchers. The zero value is ready to use.
 type List struct {
-	mu       sync.Mutex
-	watchers []*watcher // replaced, never changed in place
+	mu       sync.Mutex                 // held to change watchers
+	watchers atomic.Pointer[[]*watcher] // replaced, never changed in place; nil is none
 }
 
 type watcher struct{ wake func() }
@@ -17,29 +21,37 @@ type watcher struct{ wake func() }
 // that was under way when stop was called.
 func (l *List) Watch(wake func()) (stop func()) {
 	w := &watcher{wake}
-	l.mu.Lock()
-	l.watchers = append(l.watchers[:len(l.watchers):len(l.watchers)], w)
-	l.mu.Unlock()
+	l.change(func(all []*watcher) []*watcher { return append(all, w) })
 	return func() {
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		var kept []*watcher
-		for _, other := range l.watchers {
-			if other != w {
-				kept = append(kept, other)
-			}
-		}
-		l.watchers = kept
+		l.change(func(all []*watcher) []*watcher {
+			return slices.DeleteFunc(all, func(other *watcher) bool { return other == w })
+		})
+	}
+}
+
+// change replaces the watchers by what f makes of a copy.
+func (l *List) change(f func([]*watcher) []*watcher) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var all []*watcher
+	if old := l.watchers.Load(); old != nil {
+		all = slices.Clone(*old)
+	}
+	if all = f(all); len(all) == 0 {
+		l.watchers.Store(nil)
+	} else {
+		l.watchers.Store(&all)
 	}
 }
 
 // Notify calls every watcher, after the change that may have made something ready.
 // The caller holds no lock that a watcher may want.
 func (l *List) Notify() {
-	l.mu.Lock()
-	watchers := l.watchers
-	l.mu.Unlock()
-	for _, w := range watchers {
+	watchers := l.watchers.Load()
+	if watchers == nil {
+		return
+	}
+	for _, w := range *watchers {
 		w.wake()
 	}
 }
