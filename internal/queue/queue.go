@@ -4,7 +4,9 @@ package queue
 
 import (
 	"context"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/postbus/postbus/internal/notify"
@@ -13,26 +15,38 @@ import (
 
 // Queue holds deliveries until they are taken, within the bounds of its QoS. All
 // methods may be called concurrently. Make one with New.
+//
+// Readers take from out and writers add to in, each under a lock of their own: under one for both they
+// would wait for each other with every message. A reader that finds out empty takes over all of in. So
+// the oldest delivery is out[next] or, if out is empty, in[0]. Who needs both locks takes reading first.
 type Queue struct {
-	qos      transport.QoS
-	depth    int
-	tracked  bool // nothing is dropped: what can't be kept is given back
-	watchers notify.List
-	work     background
-	// wake has a token while there may be something for a waiting Pop to take.
-	wake chan struct{}
-	// done is closed by Close.
-	done chan struct{}
+	mu      sync.Mutex
+	in      []transport.Delivery
+	inBytes int
+	// ahead and aheadBytes are what was in out when a writer last knew: at most so much still is.
+	ahead, aheadBytes int
+	watchers          notify.List
+
+	// What both sides look at and seldom changes stands between what either changes all the time: those
+	// are in different cache lines.
+	closed  bool // changed with both locks held
+	tracked bool // nothing is dropped: what can't be kept is given back
+	qos     transport.QoS
+	depth   int
+	work    background
+	dropped atomic.Uint64
 	// lost, if set, hears of each delivery that is somebody else's by now. It does not block.
 	lost func(transport.Delivery)
+	// done is closed by Close.
+	done chan struct{}
+	// wake has a token while there may be something for a waiting Pop to take.
+	wake    chan struct{}
+	waiting atomic.Int32 // Pops that wait, or look once more before they do
 
-	mu      sync.Mutex
-	ring    []transport.Delivery // grows up to depth; ring[head] is the oldest
-	head    int
-	count   int
-	bytes   int // of the bodies held
-	dropped uint64
-	closed  bool
+	reading  sync.Mutex
+	out      []transport.Delivery
+	next     int
+	outBytes int // of the bodies from next on
 }
 
 // New returns an empty queue.
@@ -68,42 +82,49 @@ const (
 // the new one.
 func (q *Queue) Push(d transport.Delivery) bool {
 	q.mu.Lock()
-	if q.closed {
+	if q.closed || q.fullLocked(len(d.Message.Body)) {
 		q.mu.Unlock()
+		return q.pushFull(d)
+	}
+	q.addLocked(d)
+	q.mu.Unlock()
+	q.announce()
+	return true
+}
+
+// pushFull is Push for a queue that seems to be full, or is closed.
+func (q *Queue) pushFull(d transport.Delivery) bool {
+	q.lock()
+	if q.closed {
+		q.unlock()
 		d.Nack(-1, readerClosed) // whoever reads the name next is to have it
 		return true
 	}
-	size := len(d.Message.Body)
 	var expired []transport.Delivery
-	if q.fullLocked(size) {
-		expired = q.expireLocked()
+	full := q.reallyFullLocked(len(d.Message.Body))
+	if full {
+		expired = q.refillLocked()
+		full = q.reallyFullLocked(len(d.Message.Body))
 	}
-	full := q.fullLocked(size)
 	if full && q.tracked {
-		q.mu.Unlock()
+		q.unlock()
 		q.dismiss(expired)
 		d.Nack(fullDelay, "queue full")
 		return true
 	}
 	if full {
-		q.dropped++
+		q.dropped.Add(1)
 		if q.qos.KeepAll || q.qos.KeepFirst {
-			q.mu.Unlock()
+			q.unlock()
 			return false
 		}
-		q.takeLocked()
+		q.take() // refillLocked has put it there
 	}
-	if q.count == len(q.ring) {
-		q.growLocked()
-	}
-	q.ring[(q.head+q.count)%len(q.ring)] = d
-	q.count++
-	q.bytes += size
-	q.mu.Unlock()
+	q.addLocked(d)
+	q.unlock()
 
 	q.dismiss(expired)
-	q.signal()
-	q.watchers.Notify()
+	q.announce()
 	return !full
 }
 
@@ -123,16 +144,17 @@ func (q *Queue) TryPop() (d transport.Delivery, ok bool) {
 
 // pop takes the oldest delivery that is not too old.
 func (q *Queue) pop() (d transport.Delivery, ok bool) {
-	q.mu.Lock()
-	expired := q.expireLocked()
-	if ok = q.count > 0; ok {
-		d = q.takeLocked()
+	q.reading.Lock()
+	expired, ok := q.look()
+	if ok {
+		d = q.take()
 	}
-	more := q.count > 0
-	q.mu.Unlock()
+	// The token may have been taken for this one: pass it on.
+	more := q.waiting.Load() > 0 && q.someLeft()
+	q.reading.Unlock()
 	q.dismiss(expired)
 	if more {
-		q.signal() // the token may have been taken for this one: pass it on
+		q.signal()
 	}
 	return d, ok
 }
@@ -144,6 +166,13 @@ func (q *Queue) Pop(ctx context.Context) (transport.Delivery, error) {
 	if ctx.Err() != nil {
 		return transport.Delivery{}, transport.ContextError(ctx)
 	}
+	if d, ok := q.TryPop(); ok {
+		return d, nil
+	}
+	// Whoever adds something from now on either sees that somebody waits, or has done it before
+	// the next look.
+	q.waiting.Add(1)
+	defer q.waiting.Add(-1)
 	for {
 		// Not ctx first: a token that was taken for nothing would be missed by others.
 		if d, ok := q.TryPop(); ok {
@@ -166,19 +195,19 @@ func (q *Queue) Pop(ctx context.Context) (transport.Delivery, error) {
 // Ready reports whether Pop would return at once: there is something to take, or the
 // queue is closed.
 func (q *Queue) Ready() bool {
-	q.mu.Lock()
-	expired := q.expireLocked()
-	ready := q.count > 0 || q.closed
-	q.mu.Unlock()
+	q.reading.Lock()
+	expired, ok := q.look()
+	ready := ok || q.closed
+	q.reading.Unlock()
 	q.dismiss(expired)
 	return ready
 }
 
 // Len returns how many deliveries are in the queue, including those that are too old.
 func (q *Queue) Len() int {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	return q.count
+	q.lock()
+	defer q.unlock()
+	return len(q.out) - q.next + len(q.in)
 }
 
 // Watch has wake called after every Push and after Close, until stop is called. See
@@ -186,30 +215,35 @@ func (q *Queue) Len() int {
 func (q *Queue) Watch(wake func()) (stop func()) { return q.watchers.Watch(wake) }
 
 // Dropped returns how many deliveries were dropped: pushed out, refused or too old.
-func (q *Queue) Dropped() uint64 {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	return q.dropped
-}
+func (q *Queue) Dropped() uint64 { return q.dropped.Load() }
 
 // Close makes Pop return once the queue is empty, and further Pushes do nothing. A tracked queue is
 // empty at once: what is in it is given back.
 func (q *Queue) Close() {
-	q.mu.Lock()
+	q.lock()
 	if q.closed {
-		q.mu.Unlock()
+		q.unlock()
 		return
 	}
 	q.closed = true
 	var left []transport.Delivery
-	for q.tracked && q.count > 0 {
-		left = append(left, q.takeLocked())
+	if q.tracked {
+		left = slices.Concat(q.out[q.next:], q.in)
+		q.out, q.next, q.outBytes, q.in, q.inBytes = nil, 0, 0, nil, 0
 	}
-	q.mu.Unlock()
+	q.unlock()
 	for _, d := range left {
 		d.Nack(-1, readerClosed)
 	}
 	close(q.done)
+	q.watchers.Notify()
+}
+
+// announce lets readers and watchers know that something has been added.
+func (q *Queue) announce() {
+	if q.waiting.Load() > 0 {
+		q.signal()
+	}
 	q.watchers.Notify()
 }
 
@@ -231,19 +265,6 @@ func (q *Queue) tooOld(m *transport.Message) bool {
 		q.qos.Lifespan > 0 && now.Sub(m.Info.SourceTime) > q.qos.Lifespan
 }
 
-func (q *Queue) fullLocked(size int) bool {
-	return q.count == q.depth || q.qos.KeepAll && q.bytes+size > transport.KeepAllBytes
-}
-
-// expireLocked takes out the deliveries at the head that are too old.
-func (q *Queue) expireLocked() (expired []transport.Delivery) {
-	for q.count > 0 && q.tooOld(q.ring[q.head].Message) {
-		expired = append(expired, q.takeLocked())
-		q.dropped++
-	}
-	return expired
-}
-
 // dismiss settles deliveries that were too old. Settlers are strangers: they are not
 // called with the lock held, and Ack may block. Should one fail, the message comes again and is too old
 // again.
@@ -258,19 +279,78 @@ func (q *Queue) dismiss(expired []transport.Delivery) {
 	})
 }
 
-func (q *Queue) takeLocked() transport.Delivery {
-	d := q.ring[q.head]
-	q.ring[q.head] = transport.Delivery{} // let go of the message
-	q.head = (q.head + 1) % len(q.ring)
-	q.count--
-	q.bytes -= len(d.Message.Body)
+// ---- Under the locks
+
+func (q *Queue) lock() {
+	q.reading.Lock()
+	q.mu.Lock()
+}
+
+func (q *Queue) unlock() {
+	q.mu.Unlock()
+	q.reading.Unlock()
+}
+
+// fullLocked reports whether there may be no room for a body of this size. q.mu is held.
+func (q *Queue) fullLocked(size int) bool {
+	return q.ahead+len(q.in) >= q.depth ||
+		q.qos.KeepAll && q.aheadBytes+q.inBytes+size > transport.KeepAllBytes
+}
+
+// reallyFullLocked reports whether there is no room for a body of this size. Both locks are held.
+func (q *Queue) reallyFullLocked(size int) bool {
+	q.ahead, q.aheadBytes = len(q.out)-q.next, q.outBytes
+	return q.fullLocked(size)
+}
+
+// addLocked adds a delivery. q.mu is held.
+func (q *Queue) addLocked(d transport.Delivery) {
+	q.in = append(q.in, d)
+	q.inBytes += len(d.Message.Body)
+}
+
+// look makes out[next] the oldest delivery that is not too old, and reports whether there is one. It
+// takes out those that are. q.reading is held.
+func (q *Queue) look() (expired []transport.Delivery, ok bool) {
+	if q.next == len(q.out) || q.tooOld(q.out[q.next].Message) {
+		q.mu.Lock()
+		expired = q.refillLocked()
+		q.mu.Unlock()
+	}
+	return expired, q.next < len(q.out)
+}
+
+// refillLocked is look with both locks held.
+func (q *Queue) refillLocked() (expired []transport.Delivery) {
+	for {
+		if q.next == len(q.out) {
+			q.out, q.in = q.in, q.out[:0]
+			q.outBytes, q.inBytes, q.next = q.inBytes, 0, 0
+			q.ahead, q.aheadBytes = len(q.out), q.outBytes
+		}
+		if len(q.out) == 0 || !q.tooOld(q.out[q.next].Message) {
+			return expired
+		}
+		expired = append(expired, q.take())
+		q.dropped.Add(1)
+	}
+}
+
+// take takes out[next]. q.reading is held.
+func (q *Queue) take() transport.Delivery {
+	d := q.out[q.next]
+	q.out[q.next] = transport.Delivery{} // let go of the message
+	q.next++
+	q.outBytes -= len(d.Message.Body)
 	return d
 }
 
-func (q *Queue) growLocked() {
-	size := min(max(2*len(q.ring), 4), q.depth)
-	ring := make([]transport.Delivery, size)
-	n := copy(ring, q.ring[q.head:])
-	copy(ring[n:], q.ring[:q.head])
-	q.ring, q.head = ring, 0
+// someLeft reports whether the queue is not empty. q.reading is held.
+func (q *Queue) someLeft() bool {
+	if q.next < len(q.out) {
+		return true
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return len(q.in) > 0
 }
