@@ -89,10 +89,10 @@ func (p *Publisher) Publish(ctx context.Context, body []byte, options ...transpo
 	for _, o := range options {
 		o(m)
 	}
-	if m.Info.SourceTime.IsZero() {
-		m.Info.SourceTime = time.Now() // WithSourceTime may have been given no time
-	}
 	if p.lifespan > 0 {
+		if m.Info.SourceTime.IsZero() {
+			m.Info.SourceTime = time.Now()
+		}
 		m.Deadline = m.Info.SourceTime.Add(p.lifespan)
 	}
 	if err := p.node.Send(ctx, m); err != nil {

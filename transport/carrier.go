@@ -14,8 +14,8 @@ type Sender interface {
 	// source time and, where a route matched, recipients.
 	//
 	// The Message values pass to the sender: it may deliver them as they are, and
-	// the caller does not change them afterwards. Body is only borrowed: a sender
-	// that needs it after Send has returned copies it.
+	// the caller does not change them afterwards. Body is only borrowed, and so is the
+	// slice msgs: a sender that needs them after Send has returned copies them.
 	//
 	// An error is a *SendError with the outcome of the first message that failed;
 	// those before it have been taken (SendError.Taken says how many), those after it

@@ -13,16 +13,11 @@ import (
 // with the interests that match it, not with all.
 type Dispatcher struct {
 	mu       sync.RWMutex
-	exact    map[subject]registrations
+	topics   map[string]registrations // interests in topic messages, by exact name
+	services map[string]registrations // interests in requests, by exact name
 	patterns map[patternRoot]*patternNode
 	senders  map[sender]registrations
 	count    int
-}
-
-// subject is what an interest in topic messages or requests is filed under.
-type subject struct {
-	kind Kind
-	name string
 }
 
 // sender is what an interest in what comes back to an entity is filed under.
@@ -88,8 +83,16 @@ func (d *Dispatcher) change(interest Interest, f func(registrations) registratio
 	case isPattern(interest.Name):
 		d.changePattern(interest, f)
 	default:
-		changeEntry(&d.exact, subject{interest.Kind, interest.Name}, f)
+		changeEntry(d.exact(interest.Kind), interest.Name, f)
 	}
+}
+
+// exact returns the interests in a kind of messages that are filed under an exact name.
+func (d *Dispatcher) exact(k Kind) *map[string]registrations {
+	if k == Request {
+		return &d.services
+	}
+	return &d.topics
 }
 
 func changeEntry[K comparable](m *map[K]registrations, key K, f func(registrations) registrations) {
@@ -168,7 +171,7 @@ func (d *Dispatcher) visit(m *Message, f func(registrations)) {
 		}
 		return
 	}
-	f(d.exact[subject{m.Kind, m.Name}])
+	f((*d.exact(m.Kind))[m.Name])
 	if len(d.patterns) > 0 {
 		sep := separator(m.Name)
 		d.patterns[patternRoot{m.Kind, sep}].match(m.Name, sep, true, f)

@@ -57,7 +57,7 @@ func ParseID(s string) ID {
 }
 
 // IsZero reports whether id is the zero ID.
-func (id ID) IsZero() bool { return id == ID{} }
+func (id ID) IsZero() bool { return id.gid.IsZero() && id.rest == "" }
 
 // Origin returns the GID of the sending entity and its sequence number, if id has
 // the form of our own IDs.

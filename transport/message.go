@@ -118,8 +118,8 @@ func (m *Message) Caller() (client GID, sequence uint64, ok bool) {
 type Info struct {
 	// SourceTime is when the message was published, by the sender's clock.
 	SourceTime time.Time
-	// ReceivedTime is when it was received, by the receiver's clock; zero in
-	// messages that are being sent.
+	// ReceivedTime is when it was received, by the receiver's clock. In messages that are being
+	// sent it is when Node.Send was called.
 	ReceivedTime time.Time
 	// PublisherGID identifies the sending entity: a topic message's publisher, a
 	// request's client, an answer's server. Zero if unknown.

@@ -34,7 +34,7 @@ func validate(name string, wildcards bool) error {
 		return fmt.Errorf("%w: the %s %.40q… has %d bytes, at most %d are allowed", ErrInvalidName, what, name, len(name), MaxName)
 	}
 	for i := range len(name) {
-		if c := name[i]; !nameByte(c) && !(wildcards && (c == '*' || c == '>')) {
+		if c := name[i]; !nameBytes[c] && !(wildcards && (c == '*' || c == '>')) {
 			return fmt.Errorf("%w: byte %q at index %d of %s %q; allowed are A-Z a-z 0-9 _ ~ . - / { } $", ErrInvalidName, name[i:i+1], i, what, name)
 		}
 	}
@@ -51,10 +51,16 @@ func validate(name string, wildcards bool) error {
 	return nil
 }
 
-func nameByte(c byte) bool {
-	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' ||
-		c == '_' || c == '~' || c == '.' || c == '-' || c == '/' || c == '{' || c == '}' || c == '$'
-}
+// nameBytes are the bytes of names. A table, because every name is checked with every message.
+var nameBytes = func() (table [256]bool) {
+	for c := range table {
+		table[c] = 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9'
+	}
+	for _, c := range []byte("_~.-/{}$") {
+		table[c] = true
+	}
+	return table
+}()
 
 // MatchName reports whether a valid pattern stands for a valid name.
 func MatchName(pattern, name string) bool {

@@ -36,25 +36,23 @@ type Node struct {
 	logger  *slog.Logger
 	failing atomic.Bool // a message could not be sent, and none has been since
 	host    string      // right side of the IDs of this node's messages
+	// over is closed, and replaced, when an outage ends.
+	over atomic.Pointer[chan struct{}]
+
+	// sends is how many calls of Send are under way, plus noMore when no other may begin.
+	sends atomic.Int64
+	idle  chan struct{} // gets an element when sends falls to noMore
 
 	mu       sync.Mutex
-	state    nodeState
+	draining bool // Close has begun: no new interests, handlers work off what has arrived
 	attached map[*attachment]struct{}
-	inFlight int           // calls of Send
-	idle     chan struct{} // closed when inFlight is zero; nil unless Close waits
-	over     chan struct{} // closed, and replaced, when an outage ends
 	hurry    chan struct{} // closed when Close waits no longer for messages to be sent
 	closed   chan struct{} // closed when Close has done its work
 	closeErr error         // result of the Close that did the work; read after closed
 }
 
-type nodeState uint8
-
-const (
-	open     nodeState = iota
-	draining           // no new interests, handlers work off what has arrived
-	closing            // no new messages
-)
+// noMore is more than there can be calls of Send.
+const noMore = 1 << 62
 
 // attachment is one interest of an entity.
 type attachment struct {
@@ -96,17 +94,20 @@ func NewNode(carrier Carrier, options *Options) (*Node, error) {
 		return nil, errors.Join(fmt.Errorf("node options: %w", err), carrier.Close(context.Background()))
 	}
 	address := carrier.Address()
-	return &Node{
+	n := &Node{
 		carrier:  carrier,
 		routes:   o.Routes,
 		maxBody:  o.MaxBody,
 		logger:   o.Logger,
 		host:     address[strings.LastIndexByte(address, '@')+1:],
 		attached: make(map[*attachment]struct{}),
-		over:     make(chan struct{}),
+		idle:     make(chan struct{}, 1),
 		hurry:    make(chan struct{}),
 		closed:   make(chan struct{}),
-	}, nil
+	}
+	over := make(chan struct{})
+	n.over.Store(&over)
+	return n, nil
 }
 
 // Address returns the address of the node's carrier, in the carrier's own terms: where
@@ -122,7 +123,8 @@ func (n *Node) Logger() *slog.Logger { return n.logger }
 
 // Send checks a message, completes it and hands it to the carrier. It fills in a
 // zero ID from PublisherGID (if it is zero, from a random one) and Sequence, a zero
-// SourceTime with the current time, and empty recipients from the routes. m belongs to
+// SourceTime with the current time, and empty recipients from the routes; ReceivedTime is that time in any
+// case. m belongs to
 // the carrier from then on; m.Body is borrowed until Send returns.
 //
 // It returns nil when the next hop has durably taken the message. While that can't be
@@ -135,23 +137,25 @@ func (n *Node) Logger() *slog.Logger { return n.logger }
 // Other errors, at once: those of ValidateName, ValidateFilename and Header.Validate, ErrInvalidKind, ErrTooLarge,
 // ErrClosed, ErrFull, and the carrier's [*SendError] with the outcome Permanent.
 func (n *Node) Send(ctx context.Context, m *Message) error {
-	if err := n.complete(m); err != nil {
+	now := time.Now()
+	if err := n.complete(m, now); err != nil {
 		return err
 	}
 	if err := n.begin(); err != nil {
 		return fmt.Errorf("send %s: %w", m.Name, err)
 	}
 	defer n.end()
-	return n.sendUntilTaken(ctx, m)
+	return n.sendUntilTaken(ctx, m, now)
 }
 
 // complete validates m and fills in what is the node's to say.
-func (n *Node) complete(m *Message) error {
+func (n *Node) complete(m *Message, now time.Time) error {
 	if err := m.validate(n.maxBody); err != nil {
 		return err
 	}
+	m.Info.ReceivedTime = now
 	if m.Info.SourceTime.IsZero() {
-		m.Info.SourceTime = time.Now()
+		m.Info.SourceTime = now
 	}
 	if m.ID.IsZero() {
 		gid := m.Info.PublisherGID
@@ -166,23 +170,21 @@ func (n *Node) complete(m *Message) error {
 	return nil
 }
 
+// begin notes that a Send begins, unless the node is closed.
 func (n *Node) begin() error {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.state == closing {
+	if n.sends.Add(1) > noMore {
+		n.end()
 		return fmt.Errorf("node is %w", ErrClosed)
 	}
-	n.inFlight++
 	return nil
 }
 
 func (n *Node) end() {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.inFlight--
-	if n.inFlight == 0 && n.idle != nil {
-		close(n.idle)
-		n.idle = nil
+	if n.sends.Add(-1) == noMore {
+		select {
+		case n.idle <- struct{}{}:
+		default:
+		}
 	}
 }
 
@@ -196,7 +198,7 @@ func (n *Node) Receive(interest Interest, sink Sink) (stop func(), err error) {
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.state != open {
+	if n.draining {
 		return nil, fmt.Errorf("receive %s: node is %w", interest.Name, ErrClosed)
 	}
 	a := &attachment{kind: interest.Kind, sink: sink}
@@ -232,7 +234,7 @@ func (n *Node) Receive(interest Interest, sink Sink) (stop func(), err error) {
 // first and returns its result.
 func (n *Node) Close(ctx context.Context) error {
 	n.mu.Lock()
-	if n.state != open {
+	if n.draining {
 		n.mu.Unlock()
 		select {
 		case <-n.closed:
@@ -246,7 +248,7 @@ func (n *Node) Close(ctx context.Context) error {
 			return fmt.Errorf("close node: %w", ctx.Err())
 		}
 	}
-	n.state = draining
+	n.draining = true
 	var receivers, callers []*attachment
 	for a := range n.attached {
 		if a.kind == Response {
@@ -262,17 +264,9 @@ func (n *Node) Close(ctx context.Context) error {
 	// other nodes, so the clients are drained after them.
 	err := errors.Join(drain(ctx, receivers), drain(ctx, callers))
 
-	n.mu.Lock()
-	n.state = closing
-	var idle chan struct{}
-	if n.inFlight > 0 {
-		idle = make(chan struct{})
-		n.idle = idle
-	}
-	n.mu.Unlock()
-	if idle != nil {
+	if n.sends.Add(noMore) > noMore {
 		select {
-		case <-idle:
+		case <-n.idle:
 		case <-ctx.Done():
 			err = errors.Join(err, fmt.Errorf("messages are still being sent: %w", ctx.Err()))
 		}

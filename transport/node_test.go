@@ -133,7 +133,7 @@ func TestNodeSendCompletesMessage(t *testing.T) {
 		what    string
 		address string
 		in      transport.Message
-		want    transport.Message // SourceTime is checked where it is set
+		want    transport.Message // without the times that the node sets
 	}{
 		{
 			"what is missing", "robot@mail.example.com",
@@ -170,6 +170,10 @@ func TestNodeSendCompletesMessage(t *testing.T) {
 			}
 			got.Info.SourceTime = time.Time{}
 		}
+		if sent := got.Info.ReceivedTime; sent.Before(before) || sent.After(time.Now()) {
+			t.Errorf("%s: it is said to be sent at %v, it is %v", test.what, sent, before)
+		}
+		got.Info.ReceivedTime = time.Time{}
 		if diff := cmp.Diff(test.want, got, cmp.Comparer(func(a, b transport.ID) bool { return a == b })); diff != "" {
 			t.Errorf("%s: want -, got +:\n%s", test.what, diff)
 		}

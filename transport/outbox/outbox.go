@@ -193,6 +193,7 @@ func (o *Outbox) Send(ctx context.Context, msgs ...*transport.Message) error {
 	now := time.Now()
 	values, heads := make([]stored, len(msgs)), make([]head, len(msgs))
 	for i, m := range msgs {
+		m.Info.ReceivedTime = time.Time{} // it will be received when it has left
 		values[i].value, heads[i] = encode(m, now)
 	}
 	n, dropped, refusal := o.reserve(values)
