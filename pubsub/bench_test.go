@@ -1,0 +1,205 @@
+package pubsub_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/postbus/postbus/intraprocess"
+	"github.com/postbus/postbus/pubsub"
+	"github.com/postbus/postbus/transport"
+)
+
+// payload is the size of the bodies in the benchmarks.
+const payload = 128
+
+// ahead is how many messages a publisher of the benchmarks may be ahead of the slowest reader, so
+// that nothing is dropped: half of what a queue that keeps all has room for.
+const ahead = transport.KeepAllMessages / 2
+
+// pace lets a publisher not get too far ahead of readers. Both sides look at it once in a while
+// only, so that it costs next to nothing.
+type pace struct {
+	readers []paceReader
+}
+
+type paceReader struct {
+	taken atomic.Int64
+	_     [56]byte // a cache line each
+}
+
+const paceEvery = 256
+
+// waitBefore waits until message i may be published.
+func (p *pace) waitBefore(i int) {
+	if i%paceEvery != 0 {
+		return
+	}
+	for r := range p.readers {
+		for int64(i)-p.readers[r].taken.Load() > ahead {
+			runtime.Gosched()
+		}
+	}
+}
+
+// took notes that a reader has taken i messages.
+func (p *pace) took(reader, i int) {
+	if i%paceEvery == 0 {
+		p.readers[reader].taken.Store(int64(i))
+	}
+}
+
+// BenchmarkThroughput is one publisher and one or ten readers, each in a goroutine: "floor" through the least
+// that can do it, a queue under a mutex; "pubsub" through all of postbus. The time of an operation is that of
+// a message.
+func BenchmarkThroughput(b *testing.B) {
+	for _, readers := range []int{1, 10} {
+		b.Run(fmt.Sprintf("readers=%d/floor", readers), func(b *testing.B) { floorThroughput(b, readers) })
+		b.Run(fmt.Sprintf("readers=%d/pubsub", readers), func(b *testing.B) { throughput(b, readers) })
+	}
+}
+
+func throughput(b *testing.B, readers int) {
+	node := newNode(b, intraprocess.NewBus())
+	pub := newPublisher(b, node, "/t")
+	var done sync.WaitGroup
+	p := pace{make([]paceReader, readers)}
+	for r := range readers {
+		sub := newSubscription(b, node, "/t", pubsub.KeepAll())
+		done.Go(func() {
+			for i := range b.N {
+				if _, err := sub.Next(context.Background()); err != nil {
+					b.Error(err)
+				}
+				p.took(r, i+1)
+			}
+		})
+	}
+	body := make([]byte, payload)
+	ctx := b.Context()
+	cpu := start(b)
+	for i := range b.N {
+		p.waitBefore(i)
+		if err := pub.Publish(ctx, body); err != nil {
+			b.Fatal(err)
+		}
+	}
+	done.Wait()
+	stop(b, readers, cpu)
+}
+
+func floorThroughput(b *testing.B, readers int) {
+	var done sync.WaitGroup
+	p := pace{make([]paceReader, readers)}
+	queues := make([]*floorQueue, readers)
+	for r := range queues {
+		q := &floorQueue{notify: make(chan struct{}, 1)}
+		queues[r] = q
+		done.Go(func() {
+			for i := 0; i < b.N; {
+				for range q.drain() {
+					i++
+					p.took(r, i)
+				}
+			}
+		})
+	}
+	body := make([]byte, payload)
+	cpu := start(b)
+	for i := range b.N {
+		p.waitBefore(i)
+		copied := bytes.Clone(body)
+		for _, q := range queues {
+			q.push(copied)
+		}
+	}
+	done.Wait()
+	stop(b, readers, cpu)
+}
+
+func start(b *testing.B) (cpu time.Duration) {
+	b.ReportAllocs()
+	b.ResetTimer()
+	return cpuTime(b)
+}
+
+func stop(b *testing.B, readers int, cpu time.Duration) {
+	b.StopTimer()
+	b.ReportMetric(float64(cpuTime(b)-cpu)/float64(b.N), "cpu-ns/op")
+	b.ReportMetric(float64(b.N)*float64(readers)/b.Elapsed().Seconds(), "deliveries/s")
+}
+
+// cpuTime returns the time that all cores have spent on the process.
+func cpuTime(b *testing.B) time.Duration {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// floorQueue is a queue under a mutex whose reader takes all there is at once.
+type floorQueue struct {
+	notify  chan struct{}
+	mu      sync.Mutex
+	waiting [][]byte
+	drained [][]byte // the reader's
+}
+
+func (q *floorQueue) push(body []byte) {
+	q.mu.Lock()
+	q.waiting = append(q.waiting, body)
+	q.mu.Unlock()
+	select {
+	case q.notify <- struct{}{}:
+	default:
+	}
+}
+
+// drain waits until something is there and takes it all.
+func (q *floorQueue) drain() [][]byte {
+	for {
+		clear(q.drained)
+		q.mu.Lock()
+		q.drained, q.waiting = q.waiting, q.drained[:0]
+		q.mu.Unlock()
+		if len(q.drained) > 0 {
+			return q.drained
+		}
+		<-q.notify
+	}
+}
+
+// BenchmarkPublishTake is a message's way through everything in one goroutine: what it costs without
+// anybody to wait for or to get in the way.
+func BenchmarkPublishTake(b *testing.B) {
+	for _, name := range []string{"/t", "/robots/12/arm/left/joint_states"} {
+		b.Run(fmt.Sprintf("name=%d", len(name)), func(b *testing.B) {
+			node := newNode(b, intraprocess.NewBus())
+			pub := newPublisher(b, node, name)
+			sub := newSubscription(b, node, name)
+			body := make([]byte, payload)
+			ctx := b.Context()
+			b.ReportAllocs()
+			for b.Loop() {
+				if err := pub.Publish(ctx, body); err != nil {
+					b.Fatal(err)
+				}
+				if _, err := sub.Next(ctx); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+// numberedName returns a function that puts numbers into a name.
+func numberedName(format string) func(int) string {
+	return func(i int) string { return fmt.Sprintf(format, i) }
+}
