@@ -89,16 +89,22 @@ func (b *Batch) Add(m *transport.Message) error {
 		return fmt.Errorf("encode batch: %w: it has %d messages", ErrBatchFull, MaxBatch)
 	}
 	mail, err := b.appendPart(m)
+	if err == nil && b.isFull(len(mail)) {
+		err = b.full()
+	}
 	if err != nil {
 		return fmt.Errorf("encode batch: %w", err)
-	}
-	if b.limit > 0 && b.count > 0 && len(mail)+endSize > b.limit {
-		return fmt.Errorf("encode batch: %w: the message takes %d bytes, the limit for the mail is %d",
-			ErrBatchFull, len(mail)-len(b.mail), b.limit)
 	}
 	b.mail = mail
 	b.note(m)
 	return nil
+}
+
+// isFull reports whether the mail gets too long with a message that makes it so long.
+func (b *Batch) isFull(size int) bool { return b.limit > 0 && b.count > 0 && size+endSize > b.limit }
+
+func (b *Batch) full() error {
+	return fmt.Errorf("%w: it has %d messages, and the limit for the mail is %d bytes", ErrBatchFull, b.count, b.limit)
 }
 
 // note keeps what the header section says about the messages.
@@ -181,8 +187,16 @@ func (b *Batch) appendPart(m *transport.Message) ([]byte, error) {
 		p.encode()
 	}
 	dst := b.mail
-	if size := p.size + len(m.Name) + usualFields; cap(dst)-len(dst) < size {
-		dst = slices.Grow(dst, max(size, len(dst))) // append grows by less, and copies more
+	size := p.size + len(m.Name)
+	if b.isFull(len(dst) + size) {
+		return nil, b.full() // before there is made room for it in vain
+	}
+	if size += usualFields; cap(dst)-len(dst) < size {
+		more := len(dst) // append would grow by less, and copy more
+		if b.limit > 0 {
+			more = min(more, b.limit-len(dst))
+		}
+		dst = slices.Grow(dst, max(size, more))
 	}
 	dst = append(dst, delimiter+"\r\n\r\n"...)
 	dst = appendLine(dst, "Subject", m.Name)
