@@ -20,7 +20,7 @@ type Options struct {
 	// Logger hears what happens in the background. Nil means slog.Default().
 	Logger *slog.Logger
 	// OnMail, if set, is called with each mail that turns out to be a message, before
-	// the message is delivered: to show or record what travels. raw is only lent, and
+	// the message is delivered, and with one that holds several once for each of them: to show or record what travels. raw is only lent, and
 	// only the beginning of a large mail of a person or a mail server. m is not to be
 	// changed, and the call must not block. It can't be concurrent with itself.
 	OnMail func(raw []byte, m *transport.Message)

@@ -169,6 +169,12 @@
 // While nobody has stated an interest, what arrives is passed over: an interest is for
 // what comes after it.
 //
+// One mail may hold several messages (see wire.Batch). Each is received as if it had come alone: it has its own
+// place in the order, is acknowledged, read again or a dead letter by itself, and when a durable name or a member of a
+// group has no room for all, the rest comes later. Interest.Last counts messages. The mail is finished when all its messages are
+// (see Retention). A message that is damaged or above the limit costs no other in the mail. When the mail bounces, the
+// senders of all its messages hear of it.
+//
 // Mail that is not postbus', is damaged, is above the limit or can't be fetched is
 // skipped with a line in the log and never delays what follows. Mail above 64 KiB is
 // only fetched entirely if its header shows that somebody wants it. Carrier.Skipped
