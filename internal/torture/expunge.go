@@ -44,16 +44,14 @@ func (r *run) expunge() error {
 	}
 	var doomed imap.UIDSet
 	for _, mail := range mails {
-		m, err := wire.Decode(mail.FindBodySection(section))
-		if err != nil || m.Kind != transport.TopicMessage || m.Name != r.topic {
+		events, ok := r.published(mail.FindBodySection(section))
+		if !ok {
 			continue // requests and answers are owed to somebody who has no other
 		}
-		gid, n, ok := worker.Parse(m.Body)
-		if !ok {
-			continue
-		}
-		if err := r.log.Add(history.Event{Kind: history.Expunged, Publisher: gid, Number: n}); err != nil {
-			return err
+		for _, event := range events {
+			if err := r.log.Add(event); err != nil {
+				return err
+			}
 		}
 		doomed.AddNum(mail.UID)
 	}
@@ -65,6 +63,29 @@ func (r *run) expunge() error {
 		return err
 	}
 	return client.UIDExpunge(doomed).Close()
+}
+
+// published returns what is to be put into the history when a mail goes. It returns false if
+// there is anything but topic messages of this run in it.
+func (r *run) published(mail []byte) (events []history.Event, ok bool) {
+	m, err := wire.Decode(mail)
+	messages := func(yield func(*transport.Message, error) bool) { yield(m, err) }
+	if err == wire.ErrBatch {
+		if messages, err = wire.DecodeBatch(mail); err != nil {
+			return nil, false
+		}
+	}
+	for m, err := range messages {
+		if err != nil || m.Kind != transport.TopicMessage || m.Name != r.topic {
+			return nil, false
+		}
+		gid, n, ok := worker.Parse(m.Body)
+		if !ok {
+			return nil, false
+		}
+		events = append(events, history.Event{Kind: history.Expunged, Publisher: gid, Number: n})
+	}
+	return events, true
 }
 
 // login opens an IMAP connection.

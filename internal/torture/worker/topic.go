@@ -3,6 +3,7 @@ package worker
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/postbus/postbus/internal/torture/history"
@@ -13,13 +14,34 @@ import (
 // publish publishes Count messages, and stays until ctx ends: what it has left to be sent
 // in the background still is.
 func (w *worker) publish(ctx context.Context) error {
+	parallel := max(w.Parallel, 1)
+	ended := make(chan error, parallel)
+	for i := range parallel {
+		count := w.Count / uint64(parallel)
+		if uint64(i) < w.Count%uint64(parallel) {
+			count++
+		}
+		go func() { ended <- w.publishSome(ctx, newRandom(w.Seed, fmt.Sprint(w.Process, ".", i)), count) }()
+	}
+	var errs error
+	for range parallel {
+		errs = errors.Join(errs, <-ended)
+	}
+	if errs == nil {
+		<-ctx.Done()
+	}
+	return errs
+}
+
+// publishSome is one of the publishers.
+func (w *worker) publishSome(ctx context.Context, random *random, count uint64) error {
 	pub, err := pubsub.NewPublisher(w.node, w.Topic)
 	if err != nil {
 		return err
 	}
 	gid := pub.GID().String()
-	for n := uint64(1); n <= w.Count; n++ {
-		body := w.random.body(gid, n, w.MaxBody)
+	for n := uint64(1); n <= count; n++ {
+		body := random.body(gid, n, w.MaxBody)
 		if err := w.publishOne(ctx, pub, n, body); err != nil {
 			return err
 		}
@@ -27,7 +49,6 @@ func (w *worker) publish(ctx context.Context) error {
 			return nil
 		}
 	}
-	<-ctx.Done()
 	return nil
 }
 

@@ -61,6 +61,8 @@ type Config struct {
 	// next. Timeout bounds each of them.
 	Count          uint64
 	Every, Timeout time.Duration
+	// Parallel is how many publishers there are, which share the Count; zero means one.
+	Parallel int
 	// MaxBody is the size of the largest body.
 	MaxBody int
 	// Seed makes bodies, and what is done at random.
