@@ -17,7 +17,7 @@ import (
 )
 
 // The carriers that the bench knows.
-var benchCarriers = []string{"intraprocess", "embedded", "config"}
+var benchCarriers = []string{"intraprocess", "embedded", "config", "listen"}
 
 // benchOptions are the flags of the commands below postbus bench.
 type benchOptions struct {
@@ -38,8 +38,9 @@ the floor: the least that the same thing can be done with. For mail that is a mi
 as few flights as the server allows and fetches without pause, with the same server and account; for the
 in-process carrier queues in memory. Ratios say more than times: they mean the same on every machine.
 
-Carriers are intraprocess, embedded (a mail server in this process) and config (the account of the configuration
-file, which writes to itself: its inbox gets all the messages, and they are deleted afterwards).
+Carriers are intraprocess, embedded (a mail server in this process), config (the account of the configuration
+file, which writes to itself: its inbox gets all the messages, and they are deleted afterwards) and listen (no mail
+server: a node delivers to itself by LMTP; there the floor is a minimal client's transaction alone).
 
 It checks that each message arrives once and each publisher's in order; if not, the exit code is 1. CPU and
 allocations are those of this process, the embedded server's included. Commands and connections to
@@ -67,10 +68,10 @@ arrival.`),
 // benchCounts are how many messages are measured unless --count says otherwise: a few seconds of each carrier.
 // A tenth as many come before that and do not count.
 var benchCounts = map[bench.Measure]map[string]int{
-	bench.Latency:    {"intraprocess": 100_000, "embedded": 2000, "config": 200},
-	bench.RoundTrip:  {"intraprocess": 100_000, "embedded": 2000, "config": 200},
-	bench.Throughput: {"intraprocess": 2_000_000, "embedded": 20_000, "config": 1000},
-	bench.FanOut:     {"intraprocess": 200_000, "embedded": 5000, "config": 500},
+	bench.Latency:    {"intraprocess": 100_000, "embedded": 2000, "listen": 2000, "config": 200},
+	bench.RoundTrip:  {"intraprocess": 100_000, "embedded": 2000, "listen": 2000, "config": 200},
+	bench.Throughput: {"intraprocess": 2_000_000, "embedded": 20_000, "listen": 20_000, "config": 1000},
+	bench.FanOut:     {"intraprocess": 200_000, "embedded": 5000, "listen": 5000, "config": 500},
 }
 
 // benchMeasure makes the command of a measure.
@@ -151,6 +152,8 @@ func (a *app) bed(o *benchOptions) (bench.Bed, error) {
 		return bench.Intraprocess{}, nil
 	case "embedded":
 		return bench.Embedded{TLS: o.tls, Change: o.change}, nil
+	case "listen":
+		return bench.Listening{Change: o.change}, nil
 	case "config":
 		config, err := a.config()
 		if err != nil {

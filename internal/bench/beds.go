@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"fmt"
 	"log/slog"
 	"strings"
 
@@ -95,6 +96,13 @@ func (b Configured) Start(ctx context.Context) (Ground, error) {
 	config.SMTPFallbacks, config.RMWEmailRoutes, config.People = nil, nil, nil
 	config.State, config.Outbox, config.Retention, config.SkippedFlag, config.SkippedFolder = "", email.Outbox{}, email.Retention{}, "", ""
 	g := &mailGround{from: config, to: config, word: word(), account: account}
+	inbox, err := raw.Parse(account.IMAP, "imaps")
+	if err != nil {
+		return Ground{}, err
+	}
+	if inbox.Protocol != "imap" {
+		return Ground{}, fmt.Errorf("bench: with %s the mail server delivers to the node itself: there is no floor for that, see the carrier listen", account.IMAP)
+	}
 	fetcher, err := raw.OpenFetcher(ctx, account)
 	if err != nil {
 		return Ground{}, err

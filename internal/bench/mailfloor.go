@@ -12,11 +12,15 @@ import (
 	"github.com/postbus/postbus/internal/bench/raw"
 )
 
-// Mail is the floor of mail: package raw against the server and account that postbus uses.
+// Mail is the floor of mail: package raw against the server and account that postbus uses. Where the account
+// has no inbox to look into, because a node listens, it is the transaction alone: a mail has arrived when it
+// is taken.
 type Mail struct {
 	Account raw.Account
 	// Word is in the Subject of each mail.
 	Word string
+	// Write, if set, writes the mails instead. It needs an account without an inbox.
+	Write func(publisher int, number uint64, body []byte) ([]byte, error)
 }
 
 var _ System = Mail{}
@@ -28,7 +32,10 @@ const depth = 16
 // Open implements System. Each publisher has a connection; all subscribers share one, whose mails
 // are given to all of them.
 func (m Mail) Open(ctx context.Context, load Load) (Session, error) {
-	s := &mailSession{word: m.Word, ready: make([][]Arrival, load.Subscribers)}
+	s := &mailSession{word: m.Word, write: m.Write, ready: make([][]Arrival, load.Subscribers)}
+	for range load.Subscribers {
+		s.taken = append(s.taken, newMemoryQueue())
+	}
 	if err := s.open(ctx, m.Account, load); err != nil {
 		return nil, errors.Join(err, s.Close(ctx))
 	}
@@ -36,8 +43,14 @@ func (m Mail) Open(ctx context.Context, load Load) (Session, error) {
 }
 
 func (s *mailSession) open(ctx context.Context, account raw.Account, load Load) (err error) {
-	if s.fetcher, err = raw.OpenFetcher(ctx, account); err != nil {
+	inbox, err := raw.Parse(account.IMAP, "imaps")
+	if err != nil {
 		return err
+	}
+	if inbox.Protocol == "imap" {
+		if s.fetcher, err = raw.OpenFetcher(ctx, account); err != nil {
+			return err
+		}
 	}
 	for range load.Publishers {
 		out, err := raw.OpenSubmitter(ctx, account)
@@ -45,7 +58,7 @@ func (s *mailSession) open(ctx context.Context, account raw.Account, load Load) 
 			return err
 		}
 		p := &mailPublisher{Submitter: out}
-		if out.Deep() && load.Rate == 0 && !load.Lockstep {
+		if s.fetcher != nil && out.Deep() && load.Rate == 0 && !load.Lockstep {
 			p.depth = depth
 		}
 		s.publishers = append(s.publishers, p)
@@ -55,8 +68,10 @@ func (s *mailSession) open(ctx context.Context, account raw.Account, load Load) 
 
 type mailSession struct {
 	word       string
+	write      func(publisher int, number uint64, body []byte) ([]byte, error) // may be nil
 	publishers []*mailPublisher
-	fetcher    *raw.Fetcher
+	fetcher    *raw.Fetcher   // nil without an inbox
+	taken      []*memoryQueue // of each subscriber, without an inbox
 
 	mu    sync.Mutex
 	ready [][]Arrival // for each subscriber
@@ -76,9 +91,22 @@ func (s *mailSession) Publish(_ context.Context, publisher int, number uint64, b
 	p := s.publishers[publisher]
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.mail = appendMail(p.mail[:0], s.word, publisher, number, body)
+	sent := time.Now()
+	if s.write == nil {
+		p.mail = appendMail(p.mail[:0], s.word, publisher, number, body)
+	} else if mail, err := s.write(publisher, number, body); err != nil {
+		return err
+	} else {
+		p.mail = mail
+	}
 	if p.depth == 0 {
-		return p.Submit(p.mail)
+		if err := p.Submit(p.mail); err != nil || s.fetcher != nil {
+			return err
+		}
+		for _, q := range s.taken {
+			q.push(memoryItem{publisher: publisher, number: number, sent: sent, body: body})
+		}
+		return nil
 	}
 	for p.open >= p.depth {
 		if err := p.Finish(); err != nil {
@@ -136,6 +164,10 @@ func (s *mailSession) readMail(mail []byte) (a Arrival, ours bool, err error) {
 
 // Next implements Session. Whoever has nothing fetches, for all.
 func (s *mailSession) Next(ctx context.Context, subscriber int) (Arrival, error) {
+	if s.fetcher == nil {
+		item, err := s.taken[subscriber].pop(ctx)
+		return Arrival{Publisher: item.publisher, Number: item.number, Bytes: len(item.body), Sent: item.sent}, err
+	}
 	for {
 		a, ok, err := s.next(ctx, subscriber)
 		if ok || err != nil {

@@ -24,7 +24,7 @@ func OpenFetcher(ctx context.Context, a Account) (*Fetcher, error) {
 		return nil, err
 	}
 	if e.Protocol != "imap" {
-		return nil, fmt.Errorf("bench: %s: there is no floor for %s in the place of an inbox", a.IMAP, e.Protocol)
+		return nil, fmt.Errorf("bench: %s is no inbox", a.IMAP)
 	}
 	c, err := e.Dial(ctx, a.CA)
 	if err != nil {

@@ -111,7 +111,7 @@ func TestErrorsSayWhere(t *testing.T) {
 		t.Errorf("fetcher: %v", err)
 	}
 	a.IMAP = "lmtp+insecure://127.0.0.1:1"
-	if _, err := raw.OpenFetcher(t.Context(), a); err == nil || !strings.Contains(err.Error(), "no floor") {
+	if _, err := raw.OpenFetcher(t.Context(), a); err == nil || !strings.Contains(err.Error(), "is no inbox") {
 		t.Errorf("a listener instead of an inbox: %v", err)
 	}
 }
