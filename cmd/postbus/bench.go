@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"strings"
 	"time"
 
@@ -26,6 +27,7 @@ type benchOptions struct {
 	runs             int
 	noFloor          bool
 	tls              bool
+	apart            bool
 	json             bool
 	plot             string
 	settle, duration time.Duration
@@ -62,7 +64,20 @@ second. --publishers are clients here. The floor of mail is that of one way.`),
 arrival.`),
 		a.benchMeasure(bench.FanOut, "Measure deliveries to many subscribers",
 			`Fanout measures how many deliveries a second are made when many subscribe to one topic.`),
-		a.benchIdle())
+		a.benchIdle(), a.benchPublisher())
+}
+
+// benchPublisher is what the process runs that --apart starts.
+func (a *app) benchPublisher() *cobra.Command {
+	return &cobra.Command{
+		Use:    "publisher",
+		Short:  "Be the publishing process of a bench",
+		Hidden: true,
+		Args:   noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return bench.ServePublisher(cmd.Context(), a.stdin, a.stdout)
+		},
+	}
 }
 
 // benchCounts are how many messages are measured unless --count says otherwise: a few seconds of each carrier.
@@ -109,6 +124,7 @@ func (a *app) benchMeasure(measure bench.Measure, short, long string) *cobra.Com
 	flags.IntVar(&o.load.InFlight, "in-flight", 1, "how `MANY` messages a publisher has under way to the next hop at once")
 	flags.IntVar(&o.runs, "runs", 3, "measure so `OFTEN`, in turn with the floor, and show medians")
 	flags.BoolVar(&o.noFloor, "no-floor", false, "do not measure the floor")
+	flags.BoolVar(&o.apart, "apart", false, "publish by mail from a process of its own: then the CPU time is that of receiving")
 	flags.StringVar(&o.plot, "plot", "", "draw the distribution of latencies, and how they were over time, into `FILE.svg`")
 	_ = cmd.MarkFlagFilename("plot", "svg") // the flag exists
 	return cmd
@@ -147,11 +163,22 @@ the last sign of life.
 
 // bed returns what --carrier names.
 func (a *app) bed(o *benchOptions) (bench.Bed, error) {
+	var publisher func() *exec.Cmd
+	if o.apart {
+		// The name counts, not the file: tests give one file several names.
+		binary, err := exec.LookPath(os.Args[0])
+		if err != nil {
+			return nil, err
+		}
+		publisher = func() *exec.Cmd {
+			return &exec.Cmd{Path: binary, Args: []string{os.Args[0], "bench", "publisher"}, Stderr: a.stderr}
+		}
+	}
 	switch o.carrier {
 	case "intraprocess":
 		return bench.Intraprocess{}, nil
 	case "embedded":
-		return bench.Embedded{TLS: o.tls, Change: o.change}, nil
+		return bench.Embedded{TLS: o.tls, Change: o.change, Apart: publisher}, nil
 	case "listen":
 		return bench.Listening{Change: o.change}, nil
 	case "config":
@@ -160,7 +187,7 @@ func (a *app) bed(o *benchOptions) (bench.Bed, error) {
 			return nil, err
 		}
 		o.change(&config)
-		return bench.Configured{Config: config}, nil
+		return bench.Configured{Config: config, Apart: publisher}, nil
 	}
 	return nil, usageErrorf("--carrier: %q is none of %s", o.carrier, strings.Join(benchCarriers, ", "))
 }

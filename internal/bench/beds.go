@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os/exec"
 	"strings"
 
 	"github.com/postbus/postbus"
@@ -45,6 +46,9 @@ func quietly() *transport.Options { return &transport.Options{Logger: slog.New(s
 
 // Embedded is the mail carrier on package mailserver's server, in this process, from one account to another.
 type Embedded struct {
+	// Apart, if set, makes the process that publishes: one that calls ServePublisher with its
+	// standard input and output. The CPU time of this process is that of receiving then, and of the server.
+	Apart func() *exec.Cmd
 	// TLS has the server speak it.
 	TLS bool
 	// Change, if set, changes the configuration of both nodes.
@@ -71,14 +75,18 @@ func (b Embedded) Start(context.Context) (Ground, error) {
 		b.Change(&from)
 		b.Change(&to)
 	}
-	g := &mailGround{from: from, to: to, word: word(), account: accountOf(to)}
+	g := &mailGround{from: from, to: to, word: word(), account: accountOf(to), apart: b.Apart}
 	g.close = func(context.Context) error { return server.Close() }
 	return g.ground(), nil
 }
 
 // Configured is the mail carrier on a configured account, which writes to itself. What a run has left in its
 // inbox is deleted.
-type Configured struct{ Config email.Config }
+type Configured struct {
+	Config email.Config
+	// Apart, if set, makes the process that publishes, as that of Embedded.
+	Apart func() *exec.Cmd
+}
 
 var _ Bed = Configured{}
 
@@ -95,7 +103,7 @@ func (b Configured) Start(ctx context.Context) (Ground, error) {
 	config.To, config.Cc, config.Bcc, config.Routes = []string{account.Address}, nil, nil, nil
 	config.SMTPFallbacks, config.RMWEmailRoutes, config.People = nil, nil, nil
 	config.State, config.Outbox, config.Retention, config.SkippedFlag, config.SkippedFolder = "", email.Outbox{}, email.Retention{}, "", ""
-	g := &mailGround{from: config, to: config, word: word(), account: account}
+	g := &mailGround{from: config, to: config, word: word(), account: account, apart: b.Apart}
 	inbox, err := raw.Parse(account.IMAP, "imaps")
 	if err != nil {
 		return Ground{}, err
@@ -139,13 +147,18 @@ type mailGround struct {
 	account  raw.Account
 	word     string
 	counter  *Counter
+	apart    func() *exec.Cmd
 	close    func(context.Context) error
 }
 
 func (g *mailGround) ground() Ground {
 	ours := &Nodes{Word: g.word, New: g.open}
+	var system System = ours
+	if g.apart != nil {
+		system = apartGround{g}
+	}
 	return Ground{
-		Ours: ours, Floor: Mail{Account: g.account, Word: g.word}, Numbered: true, OpenCaller: ours.OpenCaller, OpenIdle: ours.OpenIdle,
+		Ours: system, Floor: Mail{Account: g.account, Word: g.word}, Numbered: true, OpenCaller: ours.OpenCaller, OpenIdle: ours.OpenIdle,
 		Counted: g.count,
 		Close: func(ctx context.Context) error {
 			if g.counter != nil {
@@ -154,6 +167,14 @@ func (g *mailGround) ground() Ground {
 			return g.close(ctx)
 		},
 	}
+}
+
+// apartGround opens what is apart with the configuration of the moment.
+type apartGround struct{ *mailGround }
+
+// Open implements System.
+func (g apartGround) Open(ctx context.Context, load Load) (Session, error) {
+	return apart{from: g.from, to: g.to, word: g.word, command: g.apart}.Open(ctx, load)
 }
 
 // open makes the two nodes.

@@ -80,7 +80,12 @@ func (s *nodesSession) populate(topic string, load Load) error {
 		s.publishers = append(s.publishers, p)
 		numbers[p.GID()] = i
 	}
-	for range load.Subscribers {
+	return s.subscribe(topic, load.Subscribers, numbers)
+}
+
+// subscribe makes subscriptions, which know the publishers by their numbers.
+func (s *nodesSession) subscribe(topic string, count int, numbers map[transport.GID]int) error {
+	for range count {
 		sub, err := pubsub.NewSubscription(s.to, topic, pubsub.KeepAll())
 		if err != nil {
 			return err
