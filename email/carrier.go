@@ -244,6 +244,7 @@ func (c *Carrier) Receive(interest transport.Interest, deliver func(transport.De
 		if err := c.listener.lacks(interest); err != nil {
 			return nil, err
 		}
+		defer c.listener.expect()
 	}
 	switch {
 	case interest.Group != "":

@@ -160,7 +160,7 @@ func (p present) skip(_ imap.UID, reason SkipReason, err error) {
 		level = slog.LevelInfo
 	}
 	total := p.skips.add(0, reason)
-	p.logger.Log(context.Background(), level, "email: mail taken that is no message, and dropped", "listener", p.address, "from", p.from, "reason", string(reason),
+	p.logger.Log(context.Background(), level, "email: mail dropped that is no message, or not one that can be received", "listener", p.address, "from", p.from, "reason", string(reason),
 		"skipped so far", total, "error", err)
 }
 

@@ -31,6 +31,10 @@ const (
 	deliveryTimeout = 5 * time.Minute
 	// greetTimeout is for a connection to be set up, if it takes more than accepting it.
 	greetTimeout = 30 * time.Second
+	// settleTime is how long after the first interest mail is waited with: programs state one after the
+	// other. interestTimeout is for the first interest; a node without one only sends.
+	settleTime      = 100 * time.Millisecond
+	interestTimeout = 5 * time.Second
 	// heldMails is how many of the largest mails may be on their way in at once; more small ones may.
 	heldMails = 4
 )
@@ -52,9 +56,16 @@ type listener struct {
 	delivering sync.Mutex
 	closed     atomic.Bool // nothing is delivered any more
 
+	// ready is closed when it is time to take mail: what has waited in a queue while there was no node is
+	// not to come before the interests in it. opening closes it.
+	ready   chan struct{}
+	opening *time.Timer
+	stated  sync.Once
+
 	mu      sync.Mutex
 	conns   map[*inbound]struct{}
 	closing bool
+	over    chan struct{} // closed when closing is set
 	gone    chan struct{} // closed when the last connection has been, while closing
 }
 
@@ -99,7 +110,8 @@ func (l *listener) open(ctx context.Context) (err error) {
 		}
 	}
 	l.conns = make(map[*inbound]struct{})
-	l.served, l.gone = make(chan struct{}), make(chan struct{})
+	l.served, l.gone, l.over, l.ready = make(chan struct{}), make(chan struct{}), make(chan struct{}), make(chan struct{})
+	l.opening = time.AfterFunc(interestTimeout, func() { close(l.ready) })
 	s := smtp.NewServer(smtp.BackendFunc(func(c *smtp.Conn) (smtp.Session, error) {
 		return &delivery{listener: l, conn: c.Conn().(*inbound)}, nil
 	}))
@@ -215,9 +227,22 @@ func (l *listener) left() {
 	}
 }
 
+// expect notes that an interest has been stated.
+func (l *listener) expect() {
+	l.stated.Do(func() {
+		if l.opening.Stop() {
+			l.opening.Reset(settleTime)
+		}
+	})
+}
+
 // begin notes that a transaction has begun, which may end before the listener does. It returns
 // false if none may begin any more.
 func (c *inbound) begin() bool {
+	select {
+	case <-c.listener.ready:
+	case <-c.listener.over:
+	}
 	c.listener.mu.Lock()
 	defer c.listener.mu.Unlock()
 	c.busy = !c.listener.closing
@@ -248,6 +273,8 @@ func (l *listener) close(ctx context.Context) error {
 	}
 	l.mu.Lock()
 	l.closing = true
+	close(l.over)
+	l.opening.Stop()
 	var idle, busy []*inbound
 	for c := range l.conns {
 		if c.busy {

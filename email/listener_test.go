@@ -70,6 +70,9 @@ func withListener(t *testing.T, adjust func(*Config), run func(*listening)) {
 		}
 		l.carrier = c
 		defer func() {
+			if c.closed.Load() {
+				return
+			}
 			ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 			defer cancel()
 			if err := c.closeReceiver(ctx); err != nil {
@@ -163,7 +166,11 @@ var topicT = transport.Interest{Kind: transport.TopicMessage, Name: "/t"}
 func TestListen(t *testing.T) {
 	withListener(t, nil, func(l *listening) {
 		c := l.dial()
-		c.deliver(messageMail(t, 1, "nobody"), "250") // there is no interest yet
+		start := time.Now()
+		c.deliver(messageMail(t, 1, "nobody"), "250") // there is no interest
+		if took := time.Since(start); took != interestTimeout {
+			t.Errorf("the node was waited for for %v", took)
+		}
 		got := l.receive(topicT)
 		c.deliver(messageMail(t, 1, "hello"), "250")
 		select {
@@ -180,6 +187,26 @@ func TestListen(t *testing.T) {
 			t.Errorf("got %d, want 2: the first was sent twice", m.Info.Sequence)
 		}
 		c.say("QUIT", "221")
+	})
+}
+
+// TestListenEarly: what has been waiting for the node is there for all its interests.
+func TestListenEarly(t *testing.T) {
+	withListener(t, nil, func(l *listening) {
+		c := l.dial()
+		delivered := make(chan struct{})
+		go func() {
+			defer close(delivered)
+			c.deliver(messageMail(t, 1, ""), "250")
+		}()
+		time.Sleep(time.Second)
+		l.receive(transport.Interest{Kind: transport.TopicMessage, Name: "/other"})
+		time.Sleep(settleTime / 2)
+		got := l.receive(topicT)
+		<-delivered
+		if len(got) != 1 {
+			t.Error("the message came before the interest in it")
+		}
 	})
 }
 
@@ -229,7 +256,7 @@ func TestListenOther(t *testing.T) {
 		if got := l.carrier.Skipped(); got[ForeignMail] != 2 || got[MalformedMail] != 1 {
 			t.Errorf("skipped %v", got)
 		}
-		if log := l.log.String(); strings.Count(log, "mail taken that is no message") != 3 || !strings.Contains(log, "from=a@test") {
+		if log := l.log.String(); strings.Count(log, "mail dropped that is no message") != 3 || !strings.Contains(log, "from=a@test") {
 			t.Errorf("the log is\n%s", log)
 		}
 	})
@@ -329,6 +356,7 @@ func TestListenClose(t *testing.T) {
 		busy.say("MAIL FROM:<a@test>", "250")
 		busy.say("RCPT TO:<b@test>", "250")
 		busy.say("DATA", "354")
+		l.carrier.closed.Store(true)
 		closed := make(chan error)
 		go func() { closed <- l.carrier.closeReceiver(context.Background()) }()
 		synctest.Wait()

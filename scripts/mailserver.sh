@@ -15,7 +15,8 @@
 # The server is closed: it listens on 127.0.0.1, asks no DNS, takes mail for its own accounts only
 # and relays nothing, not even for an authenticated user. Messages may have 50 MB. Ports 587 and 465
 # want AUTH (and 587 STARTTLS first), port 25 takes mail as from a stranger, in plain text. Mail for
-# bounce@localhost.test is accepted, then returned to its sender with a delivery status notification.
+# bounce@localhost.test is accepted, then returned to its sender with a delivery status notification; that
+# for listener@localhost.test is delivered by LMTP to the socket DIR/listener/lmtp.sock, where a test may listen.
 #
 # Outages: stopping a server ends its open connections at once. Postfix asks Dovecot about passwords,
 # so while imap is stopped AUTH fails with 454, and mail taken on port 25 waits in the queue (it is
@@ -26,6 +27,8 @@
 #                          10993, 10024; "auto" takes the first thousand from there that is free
 #   MAILSERVER_USERS       more accounts than robot and peer, blank-separated; NAME@localhost.test
 #                          has the password NAME-secret
+#   MAILSERVER_SHARED      1: accounts can share folders by access control lists (RFC 4314). Stock
+#                          Debian has this off
 #
 # Variables printed by env, for the tests behind the build tag "integration":
 #   POSTBUS_TEST_SMTP            smtps://localhost:10465              submission, implicit TLS
@@ -40,6 +43,9 @@
 #   POSTBUS_TEST_USER, POSTBUS_TEST_PASSWORD                          robot@localhost.test
 #   POSTBUS_TEST_PEER, POSTBUS_TEST_PEER_PASSWORD                     peer@localhost.test
 #   POSTBUS_TEST_BOUNCE          bounce@localhost.test                accepted, then returned
+#   POSTBUS_TEST_LISTENER        listener@localhost.test              delivered to the socket
+#   POSTBUS_TEST_LISTENER_SOCKET DIR/listener/lmtp.sock
+#   POSTBUS_TEST_SHARED          shared.robot                         with MAILSERVER_SHARED: what peer may see of robot
 #   POSTBUS_TEST_MAILSERVER      this script, and                     for tests of outages:
 #   POSTBUS_TEST_MAILSERVER_DIR  its DIR                              "$POSTBUS_TEST_MAILSERVER" stop imap
 #
@@ -87,12 +93,13 @@ parse_arguments() {
   DOVECOT_CONFIG=$DIR/dovecot/dovecot.conf
 }
 
-# load_settings sets PORT_BASE and USERS from the environment, DIR or the defaults, and the ports.
+# load_settings sets PORT_BASE, USERS and SHARED from the environment, DIR or the defaults, and the ports.
 load_settings() {
-  local saved_base='' saved_users=''
+  local saved_base='' saved_users='' saved_shared=''
   if [[ -f $DIR/settings ]]; then
-    { read -r saved_base && read -r saved_users; } <"$DIR/settings" || true
+    { read -r saved_base && read -r saved_users && read -r saved_shared; } <"$DIR/settings" || true
   fi
+  SHARED=${MAILSERVER_SHARED-$saved_shared}
   local base=${MAILSERVER_PORT_BASE:-${saved_base:-10000}}
   if [[ $base == auto ]]; then
     base=${saved_base:-$(free_port_base)}
@@ -106,11 +113,12 @@ load_settings() {
   for user in ${MAILSERVER_USERS-$saved_users}; do
     [[ $user =~ ^[a-z0-9][a-z0-9._-]*$ ]] || die "MAILSERVER_USERS: not a plain account name: $user"
     [[ $user == bounce ]] && die "MAILSERVER_USERS: bounce is taken by the address that returns its mail"
+    [[ $user == listener ]] && die "MAILSERVER_USERS: listener is taken by the address whose mail goes to a socket"
     [[ " ${USERS[*]} " == *" $user "* ]] || USERS+=("$user")
   done
 }
 
-save_settings() { printf '%s\n%s\n' "$PORT_BASE" "${USERS[*]:2}" >"$DIR/settings"; }
+save_settings() { printf '%s\n%s\n%s\n' "$PORT_BASE" "${USERS[*]:2}" "$SHARED" >"$DIR/settings"; }
 
 set_ports() {
   SMTP=$(($1 + 25)) SUBMISSION=$(($1 + 587)) SMTPS=$(($1 + 465))
@@ -210,8 +218,8 @@ apt_install() (
 # make_directories creates the tree, with the owners and modes that Postfix wants to see in its queue.
 make_directories() {
   local name
-  mkdir -p "$DIR"/{tls,postfix,dovecot,data,mail,log,run,state} "$QUEUE"
-  chmod 755 "$DIR"/{tls,postfix,dovecot,log,run,state} "$QUEUE"
+  mkdir -p "$DIR"/{tls,postfix,dovecot,data,mail,log,run,state,listener} "$QUEUE"
+  chmod 755 "$DIR"/{tls,postfix,dovecot,log,run,state,listener} "$QUEUE"
   for name in active bounce corrupt defer deferred flush hold incoming private saved trace; do
     mkdir -p "$QUEUE/$name"
     chown postfix:root "$QUEUE/$name"
@@ -275,10 +283,10 @@ passwd_file() {
 }
 
 # address_list prints the known addresses as entries of an inline Postfix table. Dovecot does not know
-# bounce, so its mail comes back as it would from any server behind a queue.
+# bounce, so its mail comes back as it would from any server behind a queue, nor listener.
 address_list() {
   local user
-  for user in bounce "${USERS[@]}"; do printf '{%s@%s = ok} ' "$user" "$DOMAIN"; done
+  for user in bounce listener "${USERS[@]}"; do printf '{%s@%s = ok} ' "$user" "$DOMAIN"; done
 }
 
 dovecot_conf() {
@@ -354,6 +362,30 @@ service auth {
   }
 }
 END
+  sharing
+}
+
+# sharing lets accounts share folders.
+sharing() {
+  [[ -n $SHARED ]] || return 0
+  cat <<END
+mail_plugins = acl
+protocol imap {
+  mail_plugins = acl imap_acl
+}
+plugin {
+  acl = vfile
+  acl_shared_dict = file:$DIR/mail/shared
+}
+namespace shared {
+  type = shared
+  prefix = shared.%%n.
+  separator = .
+  location = maildir:%%h/Maildir
+  subscriptions = no
+  list = children
+}
+END
 }
 
 main_cf() {
@@ -385,6 +417,7 @@ alias_database =
 virtual_mailbox_domains = $DOMAIN
 virtual_mailbox_maps = inline:{ $(address_list)}
 virtual_transport = lmtp:unix:private/dovecot-lmtp
+transport_maps = inline:{ {listener@$DOMAIN = lmtp:unix:$DIR/listener/lmtp.sock} }
 lmtp_destination_recipient_limit = 1000
 
 # nothing else: no DNS, no relaying, no way out
@@ -608,6 +641,9 @@ POSTBUS_TEST_PASSWORD=robot-secret
 POSTBUS_TEST_PEER=peer@$DOMAIN
 POSTBUS_TEST_PEER_PASSWORD=peer-secret
 POSTBUS_TEST_BOUNCE=bounce@$DOMAIN
+POSTBUS_TEST_LISTENER=listener@$DOMAIN
+POSTBUS_TEST_LISTENER_SOCKET=$DIR/listener/lmtp.sock
+POSTBUS_TEST_SHARED=${SHARED:+shared.robot}
 POSTBUS_TEST_MAILSERVER=$(realpath "$0")
 POSTBUS_TEST_MAILSERVER_DIR=$DIR
 END
@@ -616,7 +652,7 @@ END
 known_directory() { [[ -O $DIR && -e $DIR/$MARK && -e $DIR/settings ]]; }
 
 load_saved_settings() {
-  unset MAILSERVER_PORT_BASE MAILSERVER_USERS
+  unset MAILSERVER_PORT_BASE MAILSERVER_USERS MAILSERVER_SHARED
   load_settings
 }
 
