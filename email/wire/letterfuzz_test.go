@@ -60,6 +60,8 @@ func FuzzLetter(f *testing.F) {
 func FuzzReport(f *testing.F) {
 	seedMails(f)
 	f.Add([]byte(statusReport("Final-Recipient: rfc822; a@b\nAction: failed\nDiagnostic-Code: smtp; 550-a\n 550 b")))
+	f.Add([]byte("Content-Type: multipart/report; boundary=b\r\n\r\n--b\r\nContent-Type: message/delivery-status\r\n\r\nFinal-Recipient: rfc822; a@b\r\nAction: failed\r\n\r\n" +
+		"--b\r\nContent-Type: message/rfc822\r\n\r\n" + string(mustBatch(f, robot, numbered(3)...)) + "--b--\r\n"))
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		kept := string(raw)
 		r, err := DecodeReport(raw)
