@@ -2,6 +2,9 @@ package email_test
 
 import (
 	"errors"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -21,8 +24,7 @@ func BenchmarkReceiveBatches(b *testing.B) {
 	}
 	defer server.Close()
 	account := server.Accounts()[0]
-	envelope := wire.Envelope{From: account.Address, To: []string{account.Address}}
-	c := open(b, email.Config{SMTP: server.SMTPURL(), IMAP: server.IMAPURL(), Username: account.Address, Password: account.Password, To: envelope.To})
+	c := open(b, email.Config{SMTP: server.SMTPURL(), IMAP: server.IMAPURL(), Username: account.Address, Password: account.Password, To: []string{account.Address}})
 	defer closeCarrier(b, c)
 	const window = 20_000
 	room := make(chan struct{}, window)
@@ -37,9 +39,23 @@ func BenchmarkReceiveBatches(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	gid := transport.NewGID()
 	b.ReportAllocs()
 	b.ResetTimer()
+	putBatches(b, server, func() { room <- struct{}{} })
+	select {
+	case <-done:
+	case <-time.After(timeout):
+		b.Fatalf("%d of %d messages came", n, b.N)
+	}
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "msg/s")
+}
+
+// putBatches puts b.N messages on topic /t into the mailbox of the first account. It calls each before every message.
+func putBatches(b *testing.B, server *mailserver.Server, each func()) {
+	b.Helper()
+	account := server.Accounts()[0].Address
+	envelope := wire.Envelope{From: account, To: []string{account}}
+	gid := transport.NewGID()
 	for sent := uint64(0); sent < uint64(b.N); {
 		batch, err := wire.NewBatch(transport.NewID(gid, sent, "batches"), envelope, 60<<10)
 		for ; err == nil && sent < uint64(b.N); sent++ {
@@ -48,19 +64,45 @@ func BenchmarkReceiveBatches(b *testing.B) {
 			if err != nil {
 				break
 			}
-			room <- struct{}{}
+			each()
 		}
 		if err == nil || errors.Is(err, wire.ErrBatchFull) {
-			err = server.Deliver(account.Address, batch.Mail())
+			err = server.Deliver(account, batch.Mail())
 		}
 		if err != nil {
 			b.Fatal(err)
 		}
 	}
-	select {
-	case <-done:
-	case <-time.After(timeout):
-		b.Fatalf("%d of %d messages came", n, b.N)
+}
+
+// BenchmarkDurableBatches is BenchmarkDurable for messages that come in mails of several, and are there before: a durable
+// name takes from the mailbox what it has room for.
+func BenchmarkDurableBatches(b *testing.B) {
+	bench := newBench(b, mailserver.Config{}, quiet)
+	config := bench.config()
+	config.State = filepath.Join(b.TempDir(), "state")
+	first := open(b, config)
+	_, stop := receive(b, first, durableOnT)
+	stop()
+	closeCarrier(b, first)
+	putBatches(b, bench.server, func() {})
+	for range b.N {
+		<-bench.got
 	}
+	b.ResetTimer()
+	c := open(b, config)
+	defer closeCarrier(b, c)
+	got, _ := receive(b, c, durableOnT)
+	var working sync.WaitGroup
+	var left atomic.Int64
+	left.Store(int64(b.N))
+	for range 64 {
+		working.Go(func() {
+			for left.Add(-1) >= 0 {
+				ack(b, <-got)
+			}
+		})
+	}
+	working.Wait()
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "msg/s")
 }

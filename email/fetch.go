@@ -100,6 +100,9 @@ func (r *reader) fetch(ctx context.Context) (more bool, err error) {
 	case batch.blocked == 0:
 		return batch.found || batch.to != lastUID, nil
 	case batch.refused == batch.blocked:
+		if r.partly.uid == batch.refused {
+			r.cursor.window = 1 // there is room for few mails of so many messages
+		}
 		return false, nil
 	case batch.large == batch.blocked:
 		return r.fetchWhole(ctx, batch.large)
