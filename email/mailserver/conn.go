@@ -6,20 +6,38 @@ import (
 	"time"
 )
 
+// flushBytes is how much a connection collects before it writes although its
+// handler has not come to its next Read.
+const flushBytes = 32 << 10
+
+// keptBytes is how much room a connection keeps for that while it waits for its client.
+const keptBytes = 8 << 10
+
 // conn is a client's connection. It knows when its handler is done with it, and
 // ends when the client is silent for longer than its service allows.
+//
+// What the handler writes is collected until the handler reads again, which is
+// when the client has to know: imapserver and go-smtp flush every line, and so
+// the answer to a FETCH, or to pipelined commands, would be a dozen packets that
+// wake the client a dozen times.
 type conn struct {
 	net.Conn
 	run    *run
 	closed sync.Once
 
-	mu       sync.Mutex
-	deadline time.Time // for reading, the protocol's own
+	mu            sync.Mutex // of what follows, and of writing
+	pending       []byte
+	reading       bool
+	deadline      time.Time // for reading, the protocol's own
+	writeDeadline time.Time // for writing, the protocol's own
 }
 
 // Close implements net.Conn. Only the connection's handler calls it, as the
 // last thing it does.
 func (c *conn) Close() error {
+	c.mu.Lock()
+	_ = c.flush(nil) // if it fails the client is gone
+	c.mu.Unlock()
 	err := c.Conn.Close()
 	c.closed.Do(func() {
 		c.run.mu.Lock()
@@ -31,26 +49,91 @@ func (c *conn) Close() error {
 	return err
 }
 
-// SetReadDeadline implements net.Conn.
+// SetReadDeadline implements net.Conn. The deadline is for the next Read.
 func (c *conn) SetReadDeadline(t time.Time) error {
 	c.mu.Lock()
+	defer c.mu.Unlock()
 	c.deadline = t
-	c.mu.Unlock()
-	return c.Conn.SetReadDeadline(t)
+	if c.reading {
+		return c.Conn.SetReadDeadline(t)
+	}
+	return nil
 }
 
-// Read implements net.Conn.
+// SetWriteDeadline implements net.Conn. The deadline is for the next Write that
+// does write.
+func (c *conn) SetWriteDeadline(t time.Time) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.writeDeadline = t
+	return nil
+}
+
+// SetDeadline implements net.Conn.
+func (c *conn) SetDeadline(t time.Time) error {
+	_ = c.SetWriteDeadline(t) // never fails
+	return c.SetReadDeadline(t)
+}
+
+// Read implements net.Conn. It writes what has been collected first.
 func (c *conn) Read(p []byte) (int, error) {
+	if err := c.beginRead(); err != nil {
+		return 0, err
+	}
+	n, err := c.Conn.Read(p)
+	c.mu.Lock()
+	c.reading = false
+	c.mu.Unlock()
+	return n, err
+}
+
+func (c *conn) beginRead() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := c.flush(nil); err != nil {
+		return err
+	}
+	if cap(c.pending) > keptBytes {
+		c.pending = nil
+	}
+	deadline := c.deadline
 	if idle := c.run.service.idle; idle > 0 {
-		deadline := time.Now().Add(idle)
-		c.mu.Lock()
-		if !c.deadline.IsZero() && c.deadline.Before(deadline) {
-			deadline = c.deadline
-		}
-		c.mu.Unlock()
-		if err := c.Conn.SetReadDeadline(deadline); err != nil {
-			return 0, err
+		if limit := time.Now().Add(idle); deadline.IsZero() || limit.Before(deadline) {
+			deadline = limit
 		}
 	}
-	return c.Conn.Read(p)
+	c.reading = true
+	return c.Conn.SetReadDeadline(deadline)
+}
+
+// Write implements net.Conn.
+func (c *conn) Write(p []byte) (int, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.reading && len(c.pending)+len(p) < flushBytes {
+		c.pending = append(c.pending, p...)
+		return len(p), nil
+	}
+	if err := c.flush(p); err != nil {
+		return 0, err
+	}
+	return len(p), nil
+}
+
+// flush writes what has been collected, and p. The caller holds mu.
+func (c *conn) flush(p []byte) error {
+	if len(c.pending) == 0 && len(p) == 0 {
+		return nil
+	}
+	deadline := c.writeDeadline
+	if deadline.IsZero() {
+		deadline = time.Now().Add(updateTimeout)
+	}
+	if err := c.Conn.SetWriteDeadline(deadline); err != nil {
+		return err
+	}
+	both := net.Buffers{c.pending, p}
+	_, err := both.WriteTo(c.Conn)
+	c.pending = c.pending[:0]
+	return err
 }

@@ -228,9 +228,10 @@ func (r *run) admit(accepted net.Conn) *conn {
 		return nil
 	}
 	c := &conn{Conn: accepted, run: r}
-	// imapserver sets no deadline before its greeting, which waits for the TLS
-	// handshake. It is no deadline of the protocol's, so conn need not know.
-	accepted.SetReadDeadline(time.Now().Add(handshakeTimeout))
+	if r.service.idle == 0 {
+		// imapserver sets no deadline before its greeting, which waits for the TLS handshake.
+		c.deadline = time.Now().Add(handshakeTimeout)
+	}
 	r.conns[c] = struct{}{}
 	r.handlers.Add(1)
 	r.service.stats.accepted.Add(1)
