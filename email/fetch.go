@@ -98,7 +98,7 @@ func (r *reader) fetch(ctx context.Context) (more bool, err error) {
 	r.found = batch.found
 	switch {
 	case batch.blocked == 0:
-		return batch.found || batch.to != lastUID, nil
+		return batch.to != lastUID || batch.found && r.session.behind(), nil
 	case batch.refused == batch.blocked:
 		if r.partly.uid == batch.refused {
 			r.cursor.window = 1 // there is room for few mails of so many messages

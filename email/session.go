@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"sync/atomic"
 	"time"
 
 	"github.com/emersion/go-imap/v2"
@@ -29,17 +30,24 @@ const (
 // FETCH response passes for an answer, without the body that was asked for.
 type session struct {
 	link
+	wire    *cork // the link as the client library speaks on it
 	client  *imapclient.Client
 	canIdle bool
 	idling  *imapclient.IdleCommand // IDLE is on
 	// news has an element when the server has announced a new mail.
 	news chan struct{}
+	// announced is how many mails the server has said that there are, and seen the number of the last one of
+	// them that the last fetch has found.
+	announced atomic.Uint32
+	seen      uint32
 	// validity and next are the inbox's UIDVALIDITY and UIDNEXT when it was opened.
 	validity uint32
 	next     imap.UID
 	opened   time.Time
 	checked  bool // the inbox is known to be the same as before
 	buffer   []byte
+	watchdog *time.Timer // closes the connection when the server is silent for too long
+	silent   atomic.Bool // and that it has done so
 	// permanent are the flags that can be given to mails, or nil if the server does not tell.
 	permanent []imap.Flag
 }
@@ -84,17 +92,20 @@ func (s *session) login(a *account) (step string, err error) {
 		UnilateralDataHandler: &imapclient.UnilateralDataHandler{
 			Mailbox: func(data *imapclient.UnilateralDataMailbox) {
 				if data.NumMessages != nil {
+					s.announced.Store(*data.NumMessages)
 					signal(s.news)
 				}
 			},
+			Expunge: func(uint32) { s.announced.Add(^uint32(0)) },
 		},
 	}
+	s.wire = &cork{Conn: s.link}
 	if a.server.scheme.security == startTLS {
-		if s.client, err = imapclient.NewStartTLS(s.link, options); err != nil {
+		if s.client, err = imapclient.NewStartTLS(s.wire, options); err != nil {
 			return "STARTTLS", err
 		}
 	} else {
-		s.client = imapclient.New(s.link, options)
+		s.client = imapclient.New(s.wire, options)
 	}
 	if err := s.client.WaitGreeting(); err != nil {
 		return "greeting", err
@@ -116,6 +127,7 @@ func (a *account) selectInbox(s *session) (step string, err error) {
 		return step, err
 	}
 	s.validity, s.next, s.permanent = data.UIDValidity, data.UIDNext, data.PermanentFlags
+	s.announced.Store(data.NumMessages)
 	if s.next == 0 {
 		s.next, err = s.afterLast(data.NumMessages)
 	}
@@ -139,9 +151,36 @@ func (s *session) afterLast(messages uint32) (imap.UID, error) {
 
 // command runs what needs an answer soon.
 func (s *session) command(ctx context.Context, f func() error) error {
-	ctx, cancel := bounded(ctx, commandTimeout)
-	defer cancel()
-	return guard(ctx, s.bare, f)
+	return s.watched(ctx, commandTimeout, func(func()) error { return f() })
+}
+
+// watched runs f, which may go on for as long as it makes progress at least once in patience. Else, or
+// if ctx ends, it closes the connection, so that f returns.
+func (s *session) watched(ctx context.Context, patience time.Duration, f func(progress func()) error) error {
+	if s.watchdog == nil {
+		s.watchdog = time.AfterFunc(patience, func() {
+			s.silent.Store(true)
+			s.bare.Close()
+		})
+	} else {
+		s.watchdog.Reset(patience)
+	}
+	err := guard(ctx, s.bare, func() error { return f(func() { s.watchdog.Reset(patience) }) })
+	s.watchdog.Stop()
+	if err != nil && s.silent.Load() && ctx.Err() == nil {
+		return noAnswer(patience)
+	}
+	return err
+}
+
+// behind reports whether the server has announced mails after those that the last fetch has found. What it
+// has announced during the fetch it may have sent as well; that is no news then.
+func (s *session) behind() bool {
+	select {
+	case <-s.news:
+	default:
+	}
+	return s.announced.Load() > s.seen
 }
 
 // idle makes the server announce new mail. It ends with the next fetch.
@@ -198,12 +237,8 @@ func (s *session) fetch(ctx context.Context, w wanted, visit func(fetched)) erro
 	if idling != nil {
 		patience = doneTimeout
 	}
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	watchdog := time.AfterFunc(patience, func() { cancel(noAnswer(patience)) })
-	defer watchdog.Stop()
-	progress := func() { watchdog.Reset(patience) }
-	return guard(ctx, s.bare, func() error {
+	return s.watched(ctx, patience, func(progress func()) error {
+		s.wire.hold()
 		if idling != nil {
 			if err := idling.Close(); err != nil {
 				return err
@@ -218,6 +253,9 @@ func (s *session) fetch(ctx context.Context, w wanted, visit func(fetched)) erro
 			options.BodySection = []*imap.FetchItemBodySection{section}
 		}
 		command := s.client.Fetch(w.uids, options)
+		if err := s.wire.release(); err != nil {
+			return err // go-imap does not know that it has lost the connection, so command never ends
+		}
 		err := s.readAll(command, w.limit, progress, visit)
 		if err != nil {
 			s.bare.Close() // instead of reading what was not asked for
@@ -263,6 +301,7 @@ func (s *session) firstSince(ctx context.Context, t time.Time) (first imap.UID, 
 
 // readAll calls visit with each response to a FETCH.
 func (s *session) readAll(command *imapclient.FetchCommand, limit int64, progress func(), visit func(fetched)) error {
+	s.seen = 0
 	for message := command.Next(); message != nil; message = command.Next() {
 		progress()
 		var f fetched
@@ -294,6 +333,9 @@ func (s *session) readAll(command *imapclient.FetchCommand, limit int64, progres
 				}
 			}
 		}
+		if f.hasBody {
+			s.seen = max(s.seen, message.SeqNum)
+		}
 		visit(f)
 	}
 	return nil
@@ -315,6 +357,9 @@ func readFull(r io.Reader, b []byte, progress func()) error {
 // close ends the session and waits for its goroutines.
 func (s *session) close() {
 	s.bare.Close()
+	if s.watchdog != nil {
+		s.watchdog.Stop()
+	}
 	if s.client != nil {
 		<-s.client.Closed()
 	}
