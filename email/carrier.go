@@ -214,9 +214,19 @@ func (c *Carrier) watch(mailbox account, config Config, options Options) {
 // to those of the configuration; all of them get it or none. Recipients are not
 // repeated, whatever the case of their spelling.
 func (c *Carrier) Send(ctx context.Context, msgs ...*transport.Message) error {
+	calling := false
+	for _, m := range msgs {
+		if m.Kind == transport.Request {
+			calling = true
+			c.receiver.awaited.add(m)
+		}
+	}
 	err := c.sender.send(ctx, msgs)
-	if slices.ContainsFunc(msgs, func(m *transport.Message) bool { return m.Kind == transport.Request }) {
+	if calling {
 		c.receiver.expect()
+	}
+	if failed, ok := errors.AsType[*transport.SendError](err); ok && failed.Outcome != transport.Unknown && len(msgs) == 1 {
+		c.receiver.awaited.settle(msgs[0].ID)
 	}
 	return err
 }

@@ -272,11 +272,18 @@
 //
 // The carrier rests in IDLE (RFC 2177). After a sign of life, that is, an interest
 // stated, a request sent or a message delivered, it also looks into the inbox by itself,
-// first every 2 ms and then at intervals of a twentieth of the time that it has been
+// first every millisecond and then at intervals of a twentieth of the time that it has been
 // quiet; after ten seconds of quiet IDLE is left alone. That bridges the half second by
-// which common servers delay IDLE notifications. Once a minute, or once in a
-// polling-period, it looks in any case, because notifications get lost. A server
+// which common servers delay IDLE notifications. Where a publisher keeps a rhythm of up to ten seconds, looks
+// are fewer before its next message is due, and every millisecond then. While the answer to a call is awaited
+// there are ten looks a second, at least, until it comes or until the deadline. A server that has announced
+// eight messages in a row before a look has found them is trusted: there are few looks then, for notifications
+// that get lost. Once in two minutes, or once in a
+// polling-period, the carrier looks in any case, because notifications get lost. A server
 // without IDLE is looked at every second.
+//
+// When there is something new, all of it comes with one FETCH, which travels together with the DONE that ends
+// IDLE. Bodies are decoded and delivered while the next ones are on their way.
 //
 // # Programs of rmw_email
 //

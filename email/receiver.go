@@ -19,6 +19,9 @@ import (
 // the mail came when IDLE had just been ended.
 const lateTries = 3
 
+// provenTries is how often in a row IDLE must have been faster than the looks to be trusted without many.
+const provenTries = 8
+
 // receiver is the polling manager: it owns the IMAP connection, decides when to look
 // into the inbox, and dispatches what it finds there.
 type receiver struct {
@@ -39,21 +42,25 @@ type receiver struct {
 	// remembered says what those need who are not here but are on record (see keeper). It may be nil.
 	remembered func(validity uint32) (from imap.UID, open []imap.UID)
 
-	wake   chan struct{} // capacity one: look now
-	work   chan struct{} // capacity one: somebody waits for the connection
-	start  time.Time
-	active atomic.Int64 // time of the last sign of life, since start
-	cancel context.CancelFunc
-	done   chan struct{}
+	awaited awaited
+	wake    chan struct{} // capacity one: look now
+	work    chan struct{} // capacity one: somebody waits for the connection
+	start   time.Time
+	active  atomic.Int64 // time of the last sign of life, since start
+	cancel  context.CancelFunc
+	done    chan struct{}
 
 	// The rest belongs to the goroutine that runs the loop.
 	session *session
 	failed  int // connections that did not live long
 	cost    time.Duration
 	// late is how many times in a row a look has found mail that the server, in IDLE
-	// before, had not announced; waited that it was in IDLE before, and had not.
+	// before, had not announced; waited that it was in IDLE before, and had not; proven how many times in
+	// a row it has announced a mail before a look.
 	late      int
 	waited    bool
+	proven    int
+	rhythms   rhythms
 	live      reader // for all interests that have no place of their own
 	rescan    rescan
 	skips     skips
@@ -207,11 +214,15 @@ func (r *receiver) disconnect() {
 
 // rest waits for the time of the next look.
 func (r *receiver) rest(ctx context.Context) error {
+	now := time.Now()
 	p := pace{
-		quiet:   time.Since(r.start) - time.Duration(r.active.Load()),
+		quiet:   now.Sub(r.start) - time.Duration(r.active.Load()),
 		cost:    r.cost,
 		canIdle: r.session.canIdle,
 		prompt:  r.late < lateTries,
+		proven:  r.proven >= provenTries,
+		awaited: r.awaited.any(now),
+		beat:    r.rhythms.next(now),
 		period:  r.period,
 	}
 	wait, idle := p.next()
@@ -234,6 +245,7 @@ func (r *receiver) rest(ctx context.Context) error {
 	case <-r.session.news:
 		if idle && time.Since(start) < idleDelay {
 			r.late = 0
+			r.proven = min(r.proven+1, provenTries)
 		}
 	case <-r.wake:
 	case <-r.session.client.Closed():
@@ -292,8 +304,9 @@ func (r *receiver) look(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if !more {
-			r.cost = time.Since(start)
+		if !more && !r.live.found {
+			// One that was slow by chance, as when other programs wanted the processor, says little.
+			r.cost = min(time.Since(start), 2*r.cost+shortestWait)
 		}
 		behind, err := r.catchUp(ctx)
 		if err != nil {
@@ -328,9 +341,11 @@ func (r *receiver) lookLive(ctx context.Context) (more bool, err error) {
 	default:
 	}
 	next := r.live.cursor.next
+	r.live.found = false
 	more, err = r.live.fetch(ctx)
-	if waited && more {
+	if waited && r.live.found {
 		r.late++
+		r.proven = 0
 	}
 	if err != nil {
 		r.live.isolation.broke(r.live.cursor.next)
@@ -395,8 +410,12 @@ func (l liveAudience) take(f fetched, m *transport.Message) (n int, ok bool) {
 	}
 	l.feeds.moved(after(f.uid))
 	n = l.dispatcher.Dispatch(transport.Delivery{Message: m}) + l.offerFeeds(f, m)
+	if !m.InReplyTo.IsZero() {
+		l.awaited.settle(m.InReplyTo)
+	}
 	if n > 0 {
 		l.touch()
+		l.rhythms.heard(m.Info.PublisherGID, m.Info.ReceivedTime)
 	}
 	return n, true
 }

@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -26,10 +27,10 @@ type script struct {
 	t        testing.TB
 	caps     string // capabilities; IMAP4rev1 and IDLE if empty
 	validity int
-	noNext   bool   // does not tell UIDNEXT
-	silent   bool   // never announces new mail
-	writable bool   // the inbox is opened to be changed
-	flags    string // for PERMANENTFLAGS, if not empty
+	noNext   bool        // does not tell UIDNEXT
+	silent   atomic.Bool // never announces new mail
+	writable bool        // the inbox is opened to be changed
+	flags    string      // for PERMANENTFLAGS, if not empty
 
 	// before is called with each command, and can answer it instead of the script:
 	// then it returns true. It runs on the goroutine of the connection.
@@ -70,7 +71,7 @@ func (s *script) add(raw string) {
 	s.next++
 	var idling []*scriptConn
 	for _, c := range s.conns {
-		if c.idling && !s.silent {
+		if c.idling && !s.silent.Load() {
 			idling = append(idling, c)
 		}
 	}
@@ -206,7 +207,7 @@ func (c *scriptConn) answer(command string, args []string, caps string) {
 	case "IDLE":
 		c.send("+ idling")
 		c.setIdle(true)
-		if !c.script.silent {
+		if !c.script.silent.Load() {
 			c.announce()
 		}
 	case "DONE":

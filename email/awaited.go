@@ -1,0 +1,63 @@
+package email
+
+import (
+	"maps"
+	"sync"
+	"time"
+
+	"github.com/postbus/postbus/transport"
+)
+
+const (
+	// mostAwaited is the greatest number of calls that are remembered as under way; 16,384 are more
+	// than a mailbox can answer in the time that a caller waits.
+	mostAwaited = 1 << 14
+	// patience is how long the answer to a request without a deadline is awaited.
+	patience = time.Minute
+)
+
+// awaited are the requests that this node has sent and that nobody has answered yet. Until their
+// deadline somebody waits. The zero value is empty.
+type awaited struct {
+	mu   sync.Mutex
+	open map[transport.ID]time.Time // the deadlines
+}
+
+// add notes a request, before it is sent.
+func (a *awaited) add(m *transport.Message) {
+	deadline := m.Deadline
+	if deadline.IsZero() {
+		deadline = time.Now().Add(patience)
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.open == nil {
+		a.open = make(map[transport.ID]time.Time)
+	}
+	if len(a.open) >= mostAwaited {
+		maps.DeleteFunc(a.open, func(_ transport.ID, deadline time.Time) bool { return !time.Now().Before(deadline) })
+	}
+	if len(a.open) < mostAwaited {
+		a.open[m.ID] = deadline
+	}
+}
+
+// settle notes that a request has been answered, or was not sent.
+func (a *awaited) settle(request transport.ID) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	delete(a.open, request)
+}
+
+// any reports whether an answer is awaited.
+func (a *awaited) any(now time.Time) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for id, deadline := range a.open {
+		if now.Before(deadline) {
+			return true
+		}
+		delete(a.open, id)
+	}
+	return false
+}

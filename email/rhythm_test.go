@@ -1,0 +1,75 @@
+package email
+
+import (
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/postbus/postbus/transport"
+)
+
+// TestRhythms: the rhythm of each publisher is told from that of others, and only so many are kept.
+func TestRhythms(t *testing.T) {
+	var rs rhythms
+	begin := time.Now()
+	at := func(s float64) time.Time { return begin.Add(time.Duration(s * float64(time.Second))) }
+	for n := range 30 {
+		s := float64(n)
+		rs.heard(transport.GID{1}, at(s))
+		rs.heard(transport.GID{1}, at(s).Add(time.Millisecond)) // what comes together counts once
+		rs.heard(transport.GID{2}, at(s+0.3))
+	}
+	for _, test := range []struct{ now, in float64 }{{29.35, 0.65}, {29.999, 0}} {
+		b := rs.next(at(test.now))
+		if early := test.in - b.in.Seconds(); b.step == 0 || early < 0 || early > 0.01 {
+			t.Errorf("at %v: %+v, want %v", test.now, b, test.in)
+		}
+	}
+	// Number 30 of the first publisher does not come, which hides nothing.
+	if b := rs.next(at(30.29)); b.in != 0 || b.step > 10*time.Millisecond {
+		t.Errorf("shortly before a message that is due, and after one that was: %+v", b)
+	}
+	if b := rs.next(at(60)); b.step != 0 {
+		t.Errorf("long after the last message: %+v", b)
+	}
+	for n := range 1000 {
+		rs.heard(transport.GID{3, byte(n), byte(n >> 8)}, at(60+float64(n)/1000))
+	}
+	if len(rs) > mostRhythms {
+		t.Errorf("%d rhythms", len(rs))
+	}
+}
+
+// TestAwaited: answers are awaited until they come, or until the deadline.
+func TestAwaited(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var a awaited
+		request := func(n uint64, deadline time.Time) *transport.Message {
+			return &transport.Message{Kind: transport.Request, ID: transport.NewID(transport.GID{1}, n, "test"), Deadline: deadline}
+		}
+		one, two := request(1, time.Now().Add(10*time.Second)), request(2, time.Time{})
+		a.add(one)
+		a.add(two)
+		a.settle(one.ID)
+		a.settle(one.ID)
+		time.Sleep(patience - 1)
+		if !a.any(time.Now()) {
+			t.Error("no answer is awaited")
+		}
+		time.Sleep(1)
+		if a.any(time.Now()) {
+			t.Error("an answer is awaited after the deadline")
+		}
+		for n := range 2 * uint64(mostAwaited) {
+			a.add(request(n, time.Now().Add(time.Second)))
+		}
+		if n := len(a.open); n != mostAwaited {
+			t.Errorf("%d are kept", n)
+		}
+		time.Sleep(time.Second)
+		a.add(two)
+		if n := len(a.open); n != 1 {
+			t.Errorf("%d are kept of which one is awaited", n)
+		}
+	})
+}
