@@ -2,6 +2,7 @@ package queue_test
 
 import (
 	"context"
+	"errors"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
@@ -221,5 +222,39 @@ func BenchmarkFloor(b *testing.B) {
 		mu.Lock()
 		items = items[:0]
 		mu.Unlock()
+	}
+}
+
+// Close wakes all who wait, whatever they wait with, and also if some of them get what is left.
+func TestCloseWakesAll(t *testing.T) {
+	for range 200 {
+		synctest.Test(t, func(t *testing.T) {
+			q := queue.New(transport.QoS{KeepAll: true})
+			var taken, closed atomic.Int32
+			for i := range 6 {
+				ctx := context.Background()
+				if i%2 == 0 {
+					ctx = t.Context()
+				}
+				go func() {
+					switch _, err := q.Pop(ctx); {
+					case err == nil:
+						taken.Add(1)
+					case errors.Is(err, transport.ErrClosed):
+						closed.Add(1)
+					}
+				}()
+			}
+			if rand.IntN(2) == 0 {
+				synctest.Wait()
+			}
+			q.Push(numbered(1))
+			q.Push(numbered(2))
+			q.Close()
+			synctest.Wait()
+			if taken.Load() != 2 || closed.Load() != 4 {
+				t.Errorf("%d got something, %d heard of the close; want 2 and 4", taken.Load(), closed.Load())
+			}
+		})
 	}
 }

@@ -178,17 +178,43 @@ func (q *Queue) Pop(ctx context.Context) (transport.Delivery, error) {
 		if d, ok := q.TryPop(); ok {
 			return d, nil
 		}
-		select {
-		case <-q.wake:
-		case <-q.done:
+		if q.isDone() {
 			// What was pushed before the close is still there to take.
 			if d, ok := q.TryPop(); ok {
 				return d, nil
 			}
 			return transport.Delivery{}, transport.ErrClosed
-		case <-ctx.Done():
-			return transport.Delivery{}, transport.ContextError(ctx)
 		}
+		if err := q.await(ctx); err != nil {
+			return transport.Delivery{}, err
+		}
+	}
+}
+
+// await waits for the token, or for the end of ctx. Once the queue is closed there is always a token: waiting
+// for one thing takes half the time of waiting for any of several, and handlers wait with each message.
+func (q *Queue) await(ctx context.Context) error {
+	if end := ctx.Done(); end == nil {
+		<-q.wake
+	} else {
+		select {
+		case <-q.wake:
+		case <-end:
+			return transport.ContextError(ctx)
+		}
+	}
+	if q.isDone() {
+		q.signal()
+	}
+	return nil
+}
+
+func (q *Queue) isDone() bool {
+	select {
+	case <-q.done:
+		return true
+	default:
+		return false
 	}
 }
 
@@ -236,6 +262,7 @@ func (q *Queue) Close() {
 		d.Nack(-1, readerClosed)
 	}
 	close(q.done)
+	q.signal()
 	q.watchers.Notify()
 }
 
