@@ -21,7 +21,7 @@ type answer struct {
 }
 
 // message returns the answer of the server to a request. Made again, it is the same.
-func (a answer) message(server transport.GID, request *transport.Message) *transport.Message {
+func (a *answer) message(server transport.GID, request *transport.Message) *transport.Message {
 	made := new(struct {
 		transport.Message
 		to [1]string

@@ -17,7 +17,7 @@ const (
 	// KeptBytes is the most bytes of bodies of answers that are kept. A repetition whose answer was
 	// dropped for that is not answered.
 	KeptBytes = 64 << 20
-	// KeptAge is how long an answer is kept.
+	// KeptAge is how long an answer is kept, from when it was first sent.
 	KeptAge = time.Hour
 )
 
@@ -28,64 +28,18 @@ const (
 	maxRepetitions = 16
 	// maxSpare is how many forgotten requests are used again: as many as may come before the next is forgotten.
 	maxSpare = DefaultConcurrency
+	// maxRoom is the size of the largest body whose room is used again.
+	maxRoom = 1 << 10
 )
-
-// callKey is what a request is recognised by. Without a client, whose short form is not enough, it is zero:
-// then the request's ID counts.
-type callKey struct {
-	client transport.GID
-	number uint64
-}
-
-func keyOf(m *transport.Message) callKey {
-	if c := m.Info.ClientGID; !c.IsZero() && c != c.Short() && m.Info.RequestSequence != 0 {
-		return callKey{client: c, number: m.Info.RequestSequence}
-	}
-	return callKey{}
-}
 
 // kept is what a server remembers of its requests. The zero value is ready to use.
 type kept struct {
 	mu       sync.Mutex
-	calls    map[callKey]*keptRequest
-	others   map[transport.ID]*keptRequest // those without a callKey
-	answered []*keptRequest                // the oldest first
-	dropped  int                           // of the oldest, that have no answer any more
+	requests requestTable
+	answered []*keptRequest // the oldest first
+	dropped  int            // of the oldest, that have no answer any more
 	bytes    int
 	spare    []*keptRequest // that have been forgotten, empty
-}
-
-// len returns how many requests are remembered.
-func (k *kept) len() int { return len(k.calls) + len(k.others) }
-
-// findLocked returns what is remembered of a request, or nil.
-func (k *kept) findLocked(m *transport.Message) *keptRequest {
-	if key := keyOf(m); key != (callKey{}) {
-		return k.calls[key]
-	}
-	return k.others[m.ID]
-}
-
-// addLocked remembers a request, unless there are too many, or it can't be recognised.
-func (k *kept) addLocked(m *transport.Message) {
-	key := keyOf(m)
-	switch {
-	case k.len() >= maxOpen+KeptAnswers || key == (callKey{}) && m.ID.IsZero():
-	case key == (callKey{}):
-		if k.others == nil {
-			k.others = make(map[transport.ID]*keptRequest)
-		}
-		r := k.newLocked()
-		r.id = m.ID
-		k.others[m.ID] = r
-	default:
-		if k.calls == nil {
-			k.calls = make(map[callKey]*keptRequest)
-		}
-		r := k.newLocked()
-		r.key = key
-		k.calls[key] = r
-	}
 }
 
 // newLocked returns an empty keptRequest, one that has been forgotten if there is one: a server that is busy
@@ -100,24 +54,17 @@ func (k *kept) newLocked() *keptRequest {
 	return r
 }
 
-func (k *kept) removeLocked(r *keptRequest) {
-	if r.key == (callKey{}) {
-		delete(k.others, r.id)
-	} else {
-		delete(k.calls, r.key)
-	}
-}
-
 // keptRequest is a request that has arrived.
 type keptRequest struct {
-	key   callKey
-	since time.Time // when it was answered; zero before
-	size  int       // of the answer's body
-	// answer is zero before, and when it was not kept.
+	hash  uint64
+	next  *keptRequest // in its chain
+	since time.Time    // when it was answered; zero before
+	kept  bool         // answer is what it was answered with
+	key   requestKey
+	// answer has, if none is kept, an empty body with room for another.
 	answer answer
 	// repetitions are further deliveries of the request, which wait for its outcome.
 	repetitions []transport.Delivery
-	id          transport.ID // if the key is zero
 }
 
 // arrival says what is to be done about a request that arrives.
@@ -130,38 +77,53 @@ const (
 	isTooMany                 // as isOpen, but there are too many deliveries to be held
 )
 
-// arrive notes the arrival of a request. The answer, of one that has been answered, is zero if it has not been kept.
-func (k *kept) arrive(d transport.Delivery) (arrival, answer) {
+// arrive notes the arrival of a request. The answer, of one that has been answered, is nil if it has not been kept.
+func (k *kept) arrive(d transport.Delivery) (arrival, *answer) {
+	key := keyOf(d.Message)
+	if key == (requestKey{}) {
+		return isNew, nil
+	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	r := k.findLocked(d.Message)
+	r, hash := k.requests.find(&key)
 	if r != nil && !r.since.IsZero() {
 		k.forgetOldLocked(time.Now())
-		r = k.findLocked(d.Message)
+		r, hash = k.requests.find(&key)
 	}
 	switch {
 	case r == nil && d.Repeated:
-		return isAnswered, answer{}
+		return isAnswered, nil
 	case r == nil:
-		k.addLocked(d.Message)
-		return isNew, answer{}
+		if k.requests.count < maxOpen+KeptAnswers {
+			r = k.newLocked()
+			r.key, r.hash = key, hash
+			k.requests.add(r)
+		}
+		return isNew, nil
+	case r.kept:
+		again := r.answer
+		if len(again.body) <= maxRoom {
+			again.body = bytes.Clone(again.body)
+		}
+		return isAnswered, &again
 	case !r.since.IsZero():
-		return isAnswered, r.answer
+		return isAnswered, nil
 	case d.Settler == nil:
-		return isOpen, answer{}
+		return isOpen, nil
 	case len(r.repetitions) == maxRepetitions:
-		return isTooMany, answer{}
+		return isTooMany, nil
 	}
 	r.repetitions = append(r.repetitions, d)
-	return isOpen, answer{}
+	return isOpen, nil
 }
 
 // forget drops a request that will not be handled, and gives back its repetitions.
 func (k *kept) forget(m *transport.Message) {
+	key := keyOf(m)
 	k.mu.Lock()
-	r := k.findLocked(m)
+	r, _ := k.requests.find(&key)
 	if r != nil {
-		k.removeLocked(r)
+		k.requests.remove(r)
 	}
 	k.mu.Unlock()
 	if r == nil {
@@ -174,17 +136,30 @@ func (k *kept) forget(m *transport.Message) {
 
 // keep notes the answer to a request, with a copy of what is borrowed, and returns the repetitions that have
 // been held.
-func (k *kept) keep(request *transport.Message, a answer) []transport.Delivery {
-	a.body, a.options = bytes.Clone(a.body), slices.Clone(a.options)
+func (k *kept) keep(request *transport.Message, a *answer) []transport.Delivery {
+	body, options := a.body, slices.Clone(a.options)
+	if len(body) > maxRoom {
+		body = bytes.Clone(body) // not with the lock held
+	}
+	key := keyOf(request)
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	r := k.findLocked(request)
+	r, _ := k.requests.find(&key)
 	if r == nil || !r.since.IsZero() {
 		return nil
 	}
-	r.answer, r.size, r.since = a, len(a.body), time.Now()
+	room := r.answer.body
+	r.answer, r.kept = *a, true
+	r.answer.options = options
+	if r.answer.body = body; len(body) <= maxRoom {
+		r.answer.body = append(room, body...)
+	}
+	r.since = a.time
+	if last := len(k.answered) - 1; last >= 0 && k.answered[last].since.After(r.since) {
+		r.since = k.answered[last].since
+	}
 	k.answered = append(k.answered, r)
-	k.bytes += r.size
+	k.bytes += len(body)
 	for ; k.bytes > KeptBytes; k.dropped++ {
 		k.dropAnswerLocked(k.answered[k.dropped])
 	}
@@ -202,9 +177,9 @@ func (k *kept) forgetOldLocked(now time.Time) {
 			break
 		}
 		k.dropAnswerLocked(r)
-		k.removeLocked(r)
+		k.requests.remove(r)
 		if len(k.spare) < maxSpare {
-			*r = keptRequest{}
+			*r = keptRequest{answer: answer{body: r.answer.body}}
 			k.spare = append(k.spare, r)
 		}
 		n++
@@ -216,8 +191,13 @@ func (k *kept) forgetOldLocked(now time.Time) {
 
 // dropAnswerLocked lets go of an answer, not of the fact that there was one.
 func (k *kept) dropAnswerLocked(r *keptRequest) {
-	if r.answer.sequence != 0 {
-		k.bytes -= r.size
-		r.answer = answer{}
+	if !r.kept {
+		return
 	}
+	k.bytes -= len(r.answer.body)
+	room := r.answer.body[:0]
+	if cap(room) > maxRoom {
+		room = nil
+	}
+	r.answer, r.kept = answer{body: room}, false
 }

@@ -1,9 +1,11 @@
 package service_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"log/slog"
+	"reflect"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -99,6 +101,48 @@ func TestRequestThatComesTwiceIsHandledOnce(t *testing.T) {
 					if m.ID != got[0].ID || string(m.Body) != "a" || m.Info.RequestSequence != 1 || m.InReplyTo != got[0].InReplyTo {
 						t.Errorf("the first answer was %+v, another %+v", got[0], m)
 					}
+				}
+			})
+		})
+	}
+}
+
+// A repeated answer is the first one in every respect, whatever becomes of what it was made of.
+func TestRepeatedAnswerIsTheSame(t *testing.T) {
+	for name, respond := range map[string]func(context.Context, *service.Request, []byte) error{
+		"result": func(ctx context.Context, r *service.Request, body []byte) error {
+			options := []transport.MessageOption{transport.WithHeader("Colour", "red"), transport.WithContentType("text/x"), transport.WithFile("f")}
+			defer clear(options)
+			return r.Respond(ctx, body, options...)
+		},
+		"long result": func(ctx context.Context, r *service.Request, body []byte) error {
+			return r.Respond(ctx, bytes.Repeat(body, 10_000), transport.WithSourceTime(time.Unix(1, 0)))
+		},
+		"error": func(ctx context.Context, r *service.Request, _ []byte) error {
+			return r.RespondError(ctx, &transport.RemoteError{Code: 7, Text: "no"}, transport.WithHeader("Colour", "blue"))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				node := newNode(t, intraprocess.NewBus())
+				s, c := newServer(t, node, "/s"), newCaller(t, node)
+				c.request(t, 1)
+				body := []byte("body")
+				if err := respond(t.Context(), next(t, s), body); err != nil {
+					t.Fatal(err)
+				}
+				clear(body)
+				time.Sleep(time.Minute)
+				c.request(t, 1)
+				synctest.Wait()
+				got := c.got()
+				if len(got) != 2 {
+					t.Fatalf("%d answers", len(got))
+				}
+				first, again := *got[0], *got[1]
+				again.Info.ReceivedTime = first.Info.ReceivedTime
+				if !reflect.DeepEqual(first, again) {
+					t.Errorf("the first answer was %+v, the next %+v", first, again)
 				}
 			})
 		})

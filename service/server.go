@@ -113,7 +113,7 @@ func (s *Server) request(d transport.Delivery) *Request {
 // of [transport.Node.Send]. After an error of Send the request can be answered again: that answer has
 // the same ID, so that receivers can tell if the first one came through.
 func (r *Request) Respond(ctx context.Context, body []byte, options ...transport.MessageOption) error {
-	return r.respond(ctx, answer{body: body, time: time.Now(), options: options})
+	return r.respond(ctx, &answer{body: body, time: time.Now(), options: options})
 }
 
 // RespondError answers the request with an error: with the code and text of a
@@ -121,11 +121,11 @@ func (r *Request) Respond(ctx context.Context, body []byte, options ...transport
 // for a context's deadline, and the text of err. A text beyond transport.MaxErrorText is
 // cut, and a code of more than 32 bits becomes part of the text. Errors are those of Respond.
 func (r *Request) RespondError(ctx context.Context, err error, options ...transport.MessageOption) error {
-	return r.respond(ctx, answer{err: remoteError(err), time: time.Now(), options: options})
+	return r.respond(ctx, &answer{err: remoteError(err), time: time.Now(), options: options})
 }
 
 // respond completes an answer and sends it.
-func (r *Request) respond(ctx context.Context, a answer) error {
+func (r *Request) respond(ctx context.Context, a *answer) error {
 	if r.answered.Swap(true) {
 		return fmt.Errorf("answer %s: %w", r.Name, ErrAnswered)
 	}
@@ -143,7 +143,7 @@ func (r *Request) respond(ctx context.Context, a answer) error {
 }
 
 // settle keeps the answer, and settles what has brought the request.
-func (r *Request) settle(a answer, how func(transport.Delivery)) {
+func (r *Request) settle(a *answer, how func(transport.Delivery)) {
 	held := r.server.kept.keep(r.Message, a)
 	how(r.delivery)
 	for _, d := range held {
@@ -238,7 +238,7 @@ func (s *Server) send(ctx *deadlineContext, r *Request, body []byte, contentType
 		}
 	}
 	defer ctx.end()
-	a := answer{time: now}
+	a := &answer{time: now}
 	if err == nil {
 		a.body = body
 		if contentType != "" {
@@ -249,7 +249,7 @@ func (s *Server) send(ctx *deadlineContext, r *Request, body []byte, contentType
 	}
 	err = r.respond(ctx, a)
 	if a.err == nil && (errors.Is(err, transport.ErrTooLarge) || errors.Is(err, transport.ErrNotSupported) || errors.Is(err, transport.ErrInvalidHeader)) {
-		a = answer{time: now, err: remoteError(err)} // it is this result that can't be sent
+		a = &answer{time: now, err: remoteError(err)} // it is this result that can't be sent
 		err = r.respond(ctx, a)
 	}
 	if err == nil {
@@ -298,8 +298,8 @@ func (s *Server) admit(in *queue.Inbox, d transport.Delivery) bool {
 // again answers a request that has been answered before, if the answer was kept. One comes after the other:
 // those whose turn comes only when the server has been closed are given back if they can be, and share their
 // time if not.
-func (s *Server) again(in *queue.Inbox, d transport.Delivery, kept answer) {
-	if kept.sequence != 0 {
+func (s *Server) again(in *queue.Inbox, d transport.Delivery, kept *answer) {
+	if kept != nil {
 		deadline := time.Now().Add(answerTimeout)
 		if in.Closed() {
 			if d.Settler != nil {
