@@ -2,6 +2,7 @@ package email_test
 
 import (
 	"context"
+	"fmt"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -98,6 +99,39 @@ func BenchmarkThroughput(b *testing.B) {
 		<-bench.got
 	}
 	b.ReportMetric(float64(n)/b.Elapsed().Seconds(), "msg/s")
+}
+
+// BenchmarkBatched sends from many goroutines at once, in batches, until all has been delivered.
+func BenchmarkBatched(b *testing.B) {
+	for _, senders := range []int{16, 256, 4096} {
+		b.Run(fmt.Sprint(senders, " senders"), func(b *testing.B) {
+			bench := newBench(b, mailserver.Config{}, quiet)
+			config := bench.config()
+			config.Batch.On = true
+			carrier := open(b, config)
+			defer closeCarrier(b, carrier)
+			var sending sync.WaitGroup
+			var number atomic.Int64
+			b.ResetTimer()
+			for range senders {
+				gid := transport.NewGID()
+				sending.Go(func() {
+					for n := uint64(1); number.Add(1) <= int64(b.N); n++ {
+						m := &transport.Message{Kind: transport.TopicMessage, Name: "/t", Body: []byte(payload), ID: transport.NewID(gid, n, "test")}
+						m.Info.PublisherGID, m.Info.Sequence, m.Info.SourceTime = gid, n, time.Now()
+						if err := carrier.Send(b.Context(), m); err != nil {
+							b.Error(err)
+						}
+					}
+				})
+			}
+			for range b.N {
+				<-bench.got
+			}
+			sending.Wait()
+			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "msg/s")
+		})
+	}
 }
 
 func reportPercentiles(b *testing.B, times []time.Duration) {

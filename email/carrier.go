@@ -188,6 +188,8 @@ func newCarrier(config Config, options Options) (*Carrier, error) {
 	}
 	c.receiver.sent = new(sentBatches)
 	c.sender.sent = c.receiver.sent
+	c.sender.collector = collector{limits: config.Batch.complete(), single: c.sender.travelsAlone, lanes: make(map[string]*lane), full: make(chan struct{}, 1)}
+	c.sender.batchGID = transport.NewGID()
 	if from.scheme.protocol != imapProtocol {
 		return c, c.listenFor(from, config.ListenFor)
 	}
@@ -211,7 +213,7 @@ func (c *Carrier) watch(mailbox account, config Config, options Options) {
 }
 
 // Send implements transport.Sender. Each message is one mail to its recipients, or else
-// to those of the configuration; all of them get it or none. Recipients are not
+// to those of the configuration, unless batches are made; all of them get it or none. Recipients are not
 // repeated, whatever the case of their spelling.
 func (c *Carrier) Send(ctx context.Context, msgs ...*transport.Message) error {
 	calling := false

@@ -67,6 +67,9 @@ type Config struct {
 	RMWEmail       bool
 	RMWEmailRoutes []string
 
+	// Batch says whether messages are collected and travel as one mail. The zero value sends each as a mail of its own.
+	Batch Batching
+
 	// State is the file in which the carrier keeps what its durable interests remember. It
 	// is created if it does not exist; its folder must. One carrier at a time can have it.
 	// Without it there are no durable interests.
@@ -170,6 +173,7 @@ func (c *Config) settings(folder string) value {
 			setting{key: "people", value: texts(addPerson(&c.People))},
 			setting{key: "skipped", value: c.skipped()},
 			setting{key: "compat", value: text(rmwEmail(&c.RMWEmail))},
+			setting{key: "batch", value: c.Batch.settings()},
 		)},
 		setting{key: "routes", value: list(c.route)},
 		setting{key: "state", value: text(func(path string) error {

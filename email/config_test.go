@@ -97,6 +97,16 @@ func TestParseConfig(t *testing.T) {
 				c.Retention = email.Retention{Action: email.MoveMessages, Folder: "Done", After: time.Hour}
 			})},
 		{"keep finished", minimal + "retention: {finished: keep}\n", bare},
+		{"batches", minimal + "  batch: true\n", with(func(c *email.Config) { c.Batch.On = true })},
+		{"no batches", minimal + "  batch: false\n", bare},
+		{"batches of one's own", minimal + "  batch:\n    messages: 10\n    bytes: 2000\n    delay: 5ms\n",
+			with(func(c *email.Config) {
+				c.Batch = email.Batching{On: true, Messages: 10, Bytes: 2000, Delay: 5 * time.Millisecond}
+			})},
+		{"LMTP", strings.Replace(minimal, "smtp.example.com", "[lmtp+unix:///run/lmtp, 'lmtp+insecure://b.example.com']", 1),
+			with(func(c *email.Config) {
+				c.SMTP, c.SMTPFallbacks = "lmtp+unix:///run/lmtp", []string{"lmtp+insecure://b.example.com"}
+			})},
 		{"for rmw_email", minimal + "  compat: rmw_email\n", with(func(c *email.Config) { c.RMWEmail = true })},
 		{"a route for rmw_email", minimal + "routes:\n- {compat: rmw_email, pattern: /a, to: x@b.c}\n- {pattern: />, to: y@b.c}\n",
 			with(func(c *email.Config) {
@@ -189,6 +199,11 @@ func TestParseConfigErrors(t *testing.T) {
 		{"retention to nowhere", minimal + "retention: {finished: {}, after: 1h}\n", "c/email.yml:7: retention.finished.move: this key is required"},
 		{"retention, no time", minimal + "retention: {finished: seen, after: 0s}\n", `c/email.yml:7: retention.after: "0s" is not a time greater than 0`},
 		{"retention of none", minimal + "retention: {finished: seen, keep: 0}\n", "c/email.yml:7: retention.keep: "},
+		{"batches, perhaps", minimal + "  batch: auto\n", "c/email.yml:7: email.batch: this must be true or false"},
+		{"batches of nothing", minimal + "  batch:\n    messages: 0\n", "c/email.yml:8: email.batch.messages: this must be greater than 0"},
+		{"batches of too much", minimal + "  batch:\n    messages: 5000\n", "c/email.yml:8: email.batch.messages: 5000 is not a number from 1 to 4096"},
+		{"batches that wait for ever", minimal + "  batch:\n    delay: 1h\n", "c/email.yml:8: email.batch.delay: 1h0m0s is not a time from 0 to 10s"},
+		{"batches at no time", minimal + "  batch:\n    delay: 5\n", `c/email.yml:8: email.batch.delay: "5" is not a time, such as 5ms`},
 		{"unknown compat", minimal + "  compat: rmw_smtp\n", `c/email.yml:7: email.compat: "rmw_smtp" is not known; the only value is rmw_email`},
 		{"unknown compat of a route", minimal + "routes:\n- {pattern: /a, to: a@b.c}\n- pattern: /b\n  to: a@b.c\n  compat: true\n", `c/email.yml:11: routes[1].compat: "true" is not known`},
 	} {

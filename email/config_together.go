@@ -20,6 +20,9 @@ func (e keyError) Unwrap() error { return e.err }
 
 // together checks what goes together.
 func (c *Config) together() error {
+	if err := c.Batch.check(); err != nil {
+		return err
+	}
 	appends := 0
 	for i, url := range slices.Concat([]string{c.SMTP}, c.SMTPFallbacks) {
 		to, err := parseServer(url, sendSchemes)

@@ -52,6 +52,10 @@ func TestConformance(t *testing.T) {
 			c.SMTP, c.IMAP = s.SMTPStartTLSURL(), s.IMAPStartTLSURL()
 		}},
 		{name: "TLS", config: mailserver.Config{TLS: true}},
+		{name: "batches", group: true, adjust: func(_ testing.TB, c *email.Config, s *mailserver.Server) {
+			shareAccount(c, s)
+			c.Batch.On = true
+		}},
 		{name: "LMTP over TCP", config: mailserver.Config{LMTPAddr: "127.0.0.1:0"}, adjust: func(_ testing.TB, c *email.Config, s *mailserver.Server) { c.SMTP = s.LMTPURL() }},
 		{name: "LMTP over a socket", config: mailserver.Config{TLS: true, LMTPAddr: "a socket"}, adjust: func(_ testing.TB, c *email.Config, s *mailserver.Server) { c.SMTP = s.LMTPURL() }},
 		{name: "appended to another folder", config: mailserver.Config{TLS: true}, group: true, adjust: func(t testing.TB, c *email.Config, s *mailserver.Server) {

@@ -32,6 +32,10 @@
 //	  listen:                          # if url-imap says to listen: who is served
 //	    recipients: [bot@example.com, "@robots.example.com"]  # besides the account
 //	  compat: rmw_email                # all messages are for rmw_email
+//	  batch: true                      # several messages travel as one mail; or a section:
+//	    messages: 1024                 # at most so many in a mail,
+//	    bytes: 61440                   # of that size;
+//	    delay: 0s                      # how long to wait for more when nothing is on its way
 //	routes:                            # the first that matches counts
 //	  - pattern: /robot/>
 //	    to: [robot@example.com]
@@ -116,6 +120,18 @@
 // for good, else Unknown, so that it is sent again, and those who have it drop the repetition. The error says who they are. It wraps transport.ErrUndeliverable for a recipient, or a folder that is not there,
 // transport.ErrRefused for an account or a mail that the server does not want, and
 // transport.ErrTooLarge for one above its limit, which is checked before sending.
+//
+// # Batches
+//
+// With the option batch, messages that are to be sent while a mail is on its way to the server are collected, and those for the
+// same recipients go as one mail when it has been taken: a multipart/digest, which a mail client shows message by message. A message that comes when
+// nothing is on its way goes at once, as the ordinary mail that it would be without the option. So a single message is
+// as fast as ever, and a mail server that takes a few hundred mails a second carries tens of thousands of messages. Receivers need no option.
+//
+// Every call of Send returns when its own messages have been taken, with its own outcome. If its context ends before they are sent they
+// are not sent; after that the outcome is Unknown, and the mail goes on its way for the others in it. When the server refuses a mail of
+// several messages for good, and not for its sender or a recipient, they are sent again one by one, so that only the one that is
+// refused fails. Messages for rmw_email and answers to people always are mails of their own, and each publisher's stay in order.
 //
 // # Bounces
 //

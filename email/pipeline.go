@@ -7,8 +7,6 @@ import (
 	"net/textproto"
 	"slices"
 	"strconv"
-
-	"github.com/emersion/go-smtp"
 )
 
 // oneFlight is the largest mail, in bytes, that goes in one flight with its envelope, before the server has
@@ -128,16 +126,6 @@ type hearing struct {
 	accepted int   // recipients
 }
 
-// note adds a reply.
-func (v *hearing) note(about string, reply *smtp.SMTPError, yes, recipient bool) {
-	if recipient && reply.Code/100 == 2 {
-		v.accepted++
-	}
-	if !yes && v.refusal == nil {
-		v.refusal, v.code = explainReply(about, reply, recipient), reply.Code
-	}
-}
-
 // final reports whether the refusal says in so many words that the mail is not taken.
 func (v *hearing) final() bool { return v.code/100 == 4 || v.code/100 == 5 }
 
@@ -157,7 +145,13 @@ func (c *submission) hearEnvelope(m outgoing) (v hearing, err error) {
 			}
 			return v, fmt.Errorf("%s: %w", about, err)
 		}
-		v.note(about, reply, reply.Code == 250 || i >= 0 && reply.Code/10 == 25, i >= 0)
+		yes := reply.Code == 250 || i >= 0 && reply.Code/10 == 25
+		if i >= 0 && reply.Code/100 == 2 {
+			v.accepted++
+		}
+		if !yes && v.refusal == nil {
+			v.refusal, v.code = aboutEnvelope{explainReply(about, reply, i >= 0)}, reply.Code
+		}
 		if reply.Code == 421 {
 			c.broken = true
 			return v, nil
@@ -177,7 +171,9 @@ func (c *submission) proceed(m outgoing, v hearing, taken *bool) error {
 		c.broken = true
 		return v.refusal
 	case reply.Code != 354:
-		v.note("DATA", reply, false, false)
+		if v.refusal == nil {
+			v.refusal = explainReply("DATA", reply, false)
+		}
 		return c.abandon(v.refusal)
 	case v.refusal == nil:
 		return c.sendMail(m, dotted(m.raw), taken)

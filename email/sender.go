@@ -5,11 +5,9 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"slices"
-	"strings"
+	"sync"
 	"time"
 
-	"github.com/postbus/postbus/email/wire"
 	"github.com/postbus/postbus/transport"
 )
 
@@ -26,6 +24,11 @@ type sender struct {
 	compat      compat
 	sent        *sentBatches     // what the receiver makes of bounces
 	forgive     func(error) bool // says whether the first connection can wait; nil: no
+
+	collector collector
+	draining  sync.WaitGroup // what sends what has been collected
+	batchGID  transport.GID  // of the batches' own IDs
+	batches   uint64         // how many there have been
 
 	// slot holds the connection, or nil if there is none, while nobody sends.
 	slot   chan *submission
@@ -53,73 +56,86 @@ func (s *sender) send(ctx context.Context, msgs []*transport.Message) error {
 	if len(msgs) == 0 {
 		return nil
 	}
-	waiting := func(err error) error {
-		return &transport.SendError{Name: msgs[0].Name, Outcome: transport.Temporary, Err: err}
-	}
 	if ctx.Err() != nil {
-		return waiting(transport.ContextError(ctx))
+		return waitingError(msgs[0], transport.ContextError(ctx))
+	}
+	if s.collector.limits.On {
+		call, err := s.collector.enter(ctx, msgs)
+		switch {
+		case err != nil:
+			return err
+		case call != nil:
+			return s.collector.await(call)
+		}
+		defer func() {
+			if s.collector.pass() {
+				s.draining.Go(s.drain)
+			}
+		}()
 	}
 	var conn *submission
 	select {
 	case <-s.closed:
-		return fmt.Errorf("send %s: email carrier is %w", msgs[0].Name, transport.ErrClosed)
+		return closedError(msgs[0])
 	case conn = <-s.slot:
 	case <-ctx.Done():
-		return waiting(fmt.Errorf("email: waiting for earlier messages: %w", transport.ContextError(ctx)))
+		return waitingError(msgs[0], fmt.Errorf("email: waiting for earlier messages: %w", transport.ContextError(ctx)))
 	}
 	defer func() { s.slot <- conn }()
 	select {
 	case <-s.closed:
-		return fmt.Errorf("send %s: email carrier is %w", msgs[0].Name, transport.ErrClosed)
+		return closedError(msgs[0])
 	default:
 	}
-	ctx, cancel := context.WithCancelCause(ctx)
+	ctx, cancel := s.bound(ctx)
 	defer cancel(nil)
-	defer context.AfterFunc(s.life, func() { cancel(errClosing) })()
 	conn = s.servers.prefer(s.life, conn)
-	for i, m := range msgs {
-		mail, err := s.compose(m)
-		if err != nil {
-			return &transport.SendError{Name: m.Name, Outcome: transport.Permanent, Taken: i, Err: fmt.Errorf("email: %w", err)}
-		}
-		var unsure bool
-		if conn, unsure, err = s.submit(ctx, conn, mail); err != nil {
-			return sendError(m.Name, i, unsure, err)
-		}
-	}
-	return nil
+	var err error
+	conn, err = s.sendAll(ctx, conn, msgs, 0)
+	return err
 }
 
-// compose encodes a message and finds out who receives it.
-func (s *sender) compose(m *transport.Message) (outgoing, error) {
-	envelope := wire.Envelope{From: s.from, To: s.to, Cc: s.cc}
-	all := slices.Concat(s.to, s.cc, s.bcc)
-	if len(m.To) > 0 {
-		all = make([]string, len(m.To))
-		for i, to := range m.To {
-			var err error
-			// It may come from a mail: a reply address that is none, or worse.
-			if all[i], err = parseAddress(to); err != nil {
-				return outgoing{}, fmt.Errorf("recipient: %w: %w", transport.ErrUndeliverable, err)
-			}
+// waitingError is the error of a message of which nothing has been tried.
+func waitingError(m *transport.Message, err error) error {
+	return &transport.SendError{Name: m.Name, Outcome: transport.Temporary, Err: err}
+}
+
+// bound returns a context that ends with ctx, or when close runs out of time.
+func (s *sender) bound(ctx context.Context) (context.Context, context.CancelCauseFunc) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	stop := context.AfterFunc(s.life, func() { cancel(errClosing) })
+	return ctx, func(cause error) { stop(); cancel(cause) }
+}
+
+// sendAll sends messages in order, in as few mails as may be, until one fails. It returns the connection to
+// use next. The first so many messages go alone.
+func (s *sender) sendAll(ctx context.Context, conn *submission, msgs []*transport.Message, alone int) (next *submission, err error) {
+	for i := 0; i < len(msgs); {
+		run := 1
+		if i >= alone {
+			run = s.collector.run(msgs[i:])
 		}
-		envelope.To, envelope.Cc = all, nil
+		mail, n, err := s.pack(msgs[i:i+run], conn)
+		if err != nil {
+			return conn, composeError(msgs[i], i, err)
+		}
+		var unsure bool
+		conn, unsure, err = s.submit(ctx, conn, mail)
+		switch {
+		case err == nil:
+			i += n
+		case n > 1 && !unsure && isAboutOne(err):
+			alone = i + n
+		default:
+			return conn, sendError(msgs[i].Name, i, unsure, err)
+		}
 	}
-	if len(all) == 0 && s.appends {
-		all = []string{s.from} // so that the mail is addressed to somebody
-		envelope.To = all
-	}
-	if len(all) == 0 {
-		return outgoing{}, errors.New("no recipients: set email.recipients.to in the configuration, or a route for this name")
-	}
-	seen := make(map[string]bool)
-	recipients := slices.DeleteFunc(slices.Clone(all), func(a string) bool {
-		key := strings.ToLower(a)
-		defer func() { seen[key] = true }()
-		return seen[key]
-	})
-	raw, eightBit, err := s.compat.encode(m, envelope)
-	return outgoing{s.from, recipients, raw, eightBit}, err
+	return conn, nil
+}
+
+// composeError is the error of a message that can't be a mail.
+func composeError(m *transport.Message, taken int, err error) error {
+	return &transport.SendError{Name: m.Name, Outcome: transport.Permanent, Taken: taken, Err: fmt.Errorf("email: %w", err)}
 }
 
 // submit hands a mail over, on conn if it is there and alive, and returns the
@@ -168,6 +184,7 @@ func (s *sender) submit(ctx context.Context, conn *submission, m outgoing) (next
 // close says goodbye and closes the connection, when nobody sends any more.
 func (s *sender) close(ctx context.Context) error {
 	close(s.closed)
+	s.collector.shut()
 	var conn *submission
 	var err error
 	select {
@@ -187,6 +204,7 @@ func (s *sender) close(ctx context.Context) error {
 	s.end()
 	s.servers.close()
 	s.slot <- nil // for who was waiting and finds it closed
+	s.draining.Wait()
 	return err
 }
 

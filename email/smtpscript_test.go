@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"strings"
 	"sync"
@@ -28,8 +29,11 @@ type smtpScript struct {
 
 	mu       sync.Mutex
 	commands []string // with the number of the connection
-	conns    []net.Conn
-	serving  sync.WaitGroup
+	mails    []string
+	// judge, if set, returns what to say to a mail, or "".
+	judge   func(mail string) string
+	conns   []net.Conn
+	serving sync.WaitGroup
 }
 
 // usualReplies are those other than 250.
@@ -89,9 +93,15 @@ func (s *smtpScript) serve(conn net.Conn, n int) {
 	defer conn.Close()
 	lines := bufio.NewReader(conn)
 	var state smtpState
-	for command := "greeting"; ; {
+	for command, mail := "greeting", ""; ; {
 		s.mu.Lock()
 		reply := s.reply(n, command)
+		if command == "." {
+			s.mails = append(s.mails, mail)
+			if s.judge != nil && reply == "" {
+				reply = s.judge(mail)
+			}
+		}
 		s.mu.Unlock()
 		verb, _, _ := strings.Cut(strings.ToUpper(command), " ")
 		if s.deaf {
@@ -115,7 +125,7 @@ func (s *smtpScript) serve(conn net.Conn, n int) {
 			}
 		}
 		var err error
-		if command, err = nextCommand(lines, verb == "DATA" && strings.HasPrefix(reply, "354")); err != nil {
+		if command, mail, err = nextCommand(lines, verb == "DATA" && strings.HasPrefix(reply, "354")); err != nil {
 			return
 		}
 		s.mu.Lock()
@@ -153,21 +163,22 @@ func (s *smtpState) note(verb, reply string) {
 }
 
 // nextCommand reads a command, or a whole mail.
-func nextCommand(lines *bufio.Reader, mail bool) (command string, err error) {
+func nextCommand(lines *bufio.Reader, inMail bool) (command, mail string, err error) {
 	for {
 		line, err := lines.ReadString('\n')
 		if err != nil {
-			return "", err
+			return "", "", err
 		}
-		line = strings.TrimSuffix(line, "\r\n")
 		var size int
 		if n, _ := fmt.Sscanf(line, "BDAT %d LAST", &size); n == 1 {
-			_, err := lines.Discard(size)
-			return ".", err
+			chunk := make([]byte, size)
+			_, err := io.ReadFull(lines, chunk)
+			return ".", string(chunk), err
 		}
-		if !mail || line == "." {
-			return line, nil
+		if command = strings.TrimSuffix(line, "\r\n"); !inMail || command == "." {
+			return command, mail, nil
 		}
+		mail += strings.TrimPrefix(line, ".")
 	}
 }
 

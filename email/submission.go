@@ -227,16 +227,21 @@ func (c *submission) stepwise(m outgoing, taken *bool) error {
 // offer says from whom to whom the mail goes, and returns where to write it.
 func (c *submission) offer(m outgoing) (*smtp.DataCommand, error) {
 	if err := c.client.Mail(m.from, &smtp.MailOptions{Size: int64(len(m.raw))}); err != nil {
-		return nil, explainReply("sender "+m.from, err, false)
+		return nil, aboutEnvelope{explainReply("sender "+m.from, err, false)}
 	}
 	for _, to := range m.recipients {
 		if err := c.client.Rcpt(to, nil); err != nil {
-			return nil, explainReply("recipient "+to, err, true)
+			return nil, aboutEnvelope{explainReply("recipient "+to, err, true)}
 		}
 	}
 	data, err := c.client.Data()
 	return data, explainReply("DATA", err, false)
 }
+
+// aboutEnvelope is the error of a sender or recipient.
+type aboutEnvelope struct{ error }
+
+func (e aboutEnvelope) Unwrap() error { return e.error }
 
 // conclude judges the answer to a whole mail. The first digit is what counts
 // (RFC 5321 section 4.2.1): 2 means taken, 4 and 5 not taken. Whatever else is no answer.

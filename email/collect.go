@@ -1,0 +1,378 @@
+package email
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/postbus/postbus/transport"
+)
+
+// collector keeps the calls of send that come while a mail is on its way, until it is their turn. Those to the
+// same recipients stay in order; lanes of different ones take turns.
+type collector struct {
+	limits Batching
+	// single reports whether a message has to be a mail of its own.
+	single func(*transport.Message) bool
+
+	mu     sync.Mutex
+	lanes  map[string]*lane
+	turns  []*lane // those with calls, the next first
+	count  int     // of the messages in lanes
+	busy   bool    // somebody sends, and will look what has been collected
+	closed bool
+	full   chan struct{} // gets something when there is a mail full; capacity 1
+}
+
+// lane is what waits to be sent to the same recipients.
+type lane struct {
+	key   string
+	calls []*call
+}
+
+// call is a call of send that waits.
+type call struct {
+	ctx  context.Context
+	msgs []*transport.Message
+	done chan struct{} // gets something when it is over; capacity 1
+
+	// The collector's mutex guards what follows.
+	state callState
+	filed bool      // it is in a lane
+	since time.Time // it waits; only with a Delay
+	taken int       // of msgs
+	with  *load
+	err   error
+}
+
+// callState says what happens to a call when its context ends.
+type callState uint8
+
+const (
+	waiting callState = iota // it leaves
+	packed                   // its messages are being read; after that it will be flying
+	flying                   // it leaves, and nobody knows what becomes of its messages
+	alone                    // it is sent under its own context, and ends by itself
+	over                     // nothing
+	left                     // it has left
+)
+
+// load is what is sent as one mail.
+type load struct {
+	pieces []piece
+	packed chan struct{} // closed when the messages have been read
+	aboard int           // calls that have not left
+	giveUp func()        // for when all have
+}
+
+// piece is what a load has of a call.
+type piece struct {
+	call  *call
+	count int
+}
+
+// messages returns what is in the piece.
+func (p piece) messages() []*transport.Message {
+	return p.call.msgs[p.call.taken : p.call.taken+p.count]
+}
+
+// messages returns what is in the load.
+func (b *load) messages() []*transport.Message {
+	msgs := make([]*transport.Message, 0, len(b.pieces))
+	for _, p := range b.pieces {
+		msgs = append(msgs, p.messages()...)
+	}
+	return msgs
+}
+
+// laneOf returns what messages to the same recipients have in common.
+func laneOf(m *transport.Message) string {
+	if len(m.To) == 1 {
+		return m.To[0]
+	}
+	return strings.Join(m.To, "\x00")
+}
+
+// run returns how many of the messages, at least one, can be one mail.
+func (c *collector) run(msgs []*transport.Message) int {
+	if !c.limits.On || c.single(msgs[0]) {
+		return 1
+	}
+	n, key := 1, laneOf(msgs[0])
+	for n < min(len(msgs), c.limits.Messages) && laneOf(msgs[n]) == key && !c.single(msgs[n]) {
+		n++
+	}
+	return n
+}
+
+// enter returns nil when nobody sends at the moment: then the caller does, and calls pass when it is done. Otherwise it
+// returns a call, to be awaited.
+func (c *collector) enter(ctx context.Context, msgs []*transport.Message) (*call, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case c.closed:
+		return nil, closedError(msgs[0])
+	case !c.busy:
+		c.busy = true
+		return nil, nil
+	}
+	w := &call{ctx: ctx, msgs: msgs, done: make(chan struct{}, 1)}
+	if c.limits.Delay > 0 {
+		w.since = time.Now()
+	}
+	c.file(w, false)
+	if c.count >= c.limits.Messages && c.limits.Delay > 0 {
+		select {
+		case c.full <- struct{}{}:
+		default:
+		}
+	}
+	return w, nil
+}
+
+// file puts a call into the lane of its next message, at the end or in front. c.mu is held.
+func (c *collector) file(w *call, first bool) {
+	key := laneOf(w.msgs[w.taken])
+	l := c.lanes[key]
+	if l == nil {
+		l = &lane{key: key}
+		c.lanes[key] = l
+		c.turns = append(c.turns, l)
+	}
+	if first {
+		l.calls = slices.Insert(l.calls, 0, w)
+	} else {
+		l.calls = append(l.calls, w)
+	}
+	w.state, w.filed, w.with = waiting, true, nil
+	c.count += len(w.msgs) - w.taken
+}
+
+// pass ends the sending of the one that enter has let through. It reports whether something has been collected, which the
+// caller sees to.
+func (c *collector) pass() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.busy = len(c.turns) > 0
+	return c.busy
+}
+
+// next returns what to send next, or nil if there is nothing; then others may send.
+func (c *collector) next() *load {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for len(c.turns) > 0 {
+		l := c.turns[0]
+		c.turns = c.turns[1:]
+		b := c.fill(l)
+		if len(l.calls) > 0 {
+			c.turns = append(c.turns, l)
+		} else {
+			delete(c.lanes, l.key)
+		}
+		if b != nil {
+			return b
+		}
+	}
+	c.busy = false
+	return nil
+}
+
+// fill takes from a lane what can be one mail. c.mu is held.
+func (c *collector) fill(l *lane) *load {
+	b := &load{packed: make(chan struct{})}
+	i, count := 0, 0
+	for ; i < len(l.calls) && count < c.limits.Messages; i++ {
+		w := l.calls[i]
+		if w.state == left {
+			continue
+		}
+		single := c.single(w.msgs[w.taken])
+		if single && count > 0 {
+			break
+		}
+		n := min(c.run(w.msgs[w.taken:]), c.limits.Messages-count)
+		b.pieces = append(b.pieces, piece{w, n})
+		count += n
+		c.count -= len(w.msgs) - w.taken
+		w.state, w.filed, w.with = packed, false, b
+		if single {
+			i++
+			break
+		}
+	}
+	clear(l.calls[:i])
+	l.calls = l.calls[i:]
+	if count == 0 {
+		return nil
+	}
+	if b.aboard = len(b.pieces); count == 1 {
+		b.pieces[0].call.state = alone
+	}
+	return b
+}
+
+// takeOff says that the messages of a load, of which only so many are in the mail, have been read. What is not in
+// it goes back.
+func (c *collector) takeOff(b *load, count int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	i := 0
+	for ; count > 0; i++ {
+		p := &b.pieces[i]
+		p.count = min(p.count, count)
+		count -= p.count
+		p.call.state = flying
+	}
+	for _, p := range slices.Backward(b.pieces[i:]) {
+		c.file(p.call, true)
+	}
+	b.pieces = b.pieces[:i]
+	b.aboard = i
+	close(b.packed)
+}
+
+// breakUp makes of a load calls that are sent one after the other.
+func (c *collector) breakUp(b *load) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, p := range b.pieces {
+		if p.call.state == flying {
+			p.call.state, p.call.with = waiting, nil
+		}
+	}
+}
+
+// isolate reports whether a call is still there, and says that it is sent alone now.
+func (c *collector) isolate(w *call) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if w.state == left {
+		return false
+	}
+	w.state = alone
+	return true
+}
+
+// settle says what has become of pieces: all of them has been taken, or a SendError says what has not.
+func (c *collector) settle(pieces []piece, err error) {
+	ended := make([]*call, 0, len(pieces))
+	c.mu.Lock()
+	for _, p := range pieces {
+		w := p.call
+		if w.state == left {
+			continue
+		}
+		if err == nil {
+			w.taken += p.count
+		}
+		if err == nil && w.taken < len(w.msgs) {
+			c.file(w, true)
+			continue
+		}
+		w.state, w.err = over, err
+		if e, ok := errors.AsType[*transport.SendError](err); ok {
+			own := *e
+			own.Taken += w.taken
+			own.Name = w.msgs[own.Taken].Name
+			w.err = &own
+		}
+		ended = append(ended, w)
+	}
+	c.mu.Unlock()
+	for _, w := range ended {
+		w.done <- struct{}{}
+	}
+}
+
+// await waits until a call is over, or its context ends.
+func (c *collector) await(w *call) error {
+	select {
+	case <-w.done:
+		return w.err
+	case <-w.ctx.Done():
+	}
+	c.mu.Lock()
+	for w.state == packed {
+		reading := w.with.packed
+		c.mu.Unlock()
+		<-reading // until then the messages are needed
+		c.mu.Lock()
+	}
+	if w.state == alone || w.state == over {
+		c.mu.Unlock()
+		<-w.done
+		return w.err
+	}
+	defer c.mu.Unlock()
+	e := &transport.SendError{Name: w.msgs[w.taken].Name, Outcome: transport.Temporary, Taken: w.taken}
+	e.Err = fmt.Errorf("email: waiting for earlier messages: %w", transport.ContextError(w.ctx))
+	if w.state == flying {
+		e.Outcome = transport.Unknown
+		e.Err = fmt.Errorf("email: the mail with this message and others was on its way: %w", transport.ContextError(w.ctx))
+		if w.with.aboard--; w.with.aboard == 0 {
+			w.with.giveUp()
+		}
+	}
+	if w.filed {
+		c.count -= len(w.msgs) - w.taken
+	}
+	w.state = left
+	return e
+}
+
+// linger waits until something that has been collected has waited long enough, or there is enough of it.
+func (c *collector) linger(stop <-chan struct{}) {
+	if c.limits.Delay == 0 {
+		return
+	}
+	c.mu.Lock()
+	oldest := time.Now()
+	for _, l := range c.turns {
+		if since := l.calls[0].since; since.Before(oldest) {
+			oldest = since
+		}
+	}
+	enough := len(c.turns) == 0 || c.count >= c.limits.Messages
+	select {
+	case <-c.full: // it was about earlier ones
+	default:
+	}
+	c.mu.Unlock()
+	wait := time.Until(oldest.Add(c.limits.Delay))
+	if enough || wait <= 0 {
+		return
+	}
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-c.full:
+	case <-stop:
+	}
+}
+
+// shut ends the calls that wait; there are no others from now on.
+func (c *collector) shut() {
+	c.mu.Lock()
+	c.closed = true
+	var pieces []*call
+	for _, l := range c.lanes {
+		pieces = append(pieces, l.calls...)
+	}
+	c.lanes, c.turns, c.count = make(map[string]*lane), nil, 0
+	c.mu.Unlock()
+	for _, w := range pieces {
+		c.settle([]piece{{w, 0}}, closedError(w.msgs[0]))
+	}
+}
+
+// closedError is the error of a carrier that has been closed.
+func closedError(m *transport.Message) error {
+	return fmt.Errorf("send %s: email carrier is %w", m.Name, transport.ErrClosed)
+}

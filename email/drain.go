@@ -1,0 +1,75 @@
+package email
+
+import (
+	"context"
+	"errors"
+
+	"github.com/postbus/postbus/transport"
+)
+
+// drain sends what has been collected, until there is nothing left.
+func (s *sender) drain() {
+	conn := <-s.slot
+	defer func() { s.slot <- conn }()
+	for {
+		s.collector.linger(s.closed)
+		b := s.collector.next()
+		if b == nil {
+			return
+		}
+		conn = s.servers.prefer(s.life, conn)
+		if p := b.pieces[0]; p.call.state == alone {
+			conn = s.sendPiece(conn, p)
+		} else {
+			conn = s.sendLoad(conn, b)
+		}
+	}
+}
+
+// sendPiece sends the messages that a load has of a call one by one, under the call's context.
+func (s *sender) sendPiece(conn *submission, p piece) *submission {
+	ctx, cancel := s.bound(p.call.ctx)
+	defer cancel(nil)
+	conn, err := s.sendAll(ctx, conn, p.messages(), p.count)
+	s.collector.settle([]piece{p}, err)
+	return conn
+}
+
+// sendLoad sends a load as one mail. If that is refused, and it may be for one of the messages, they are sent
+// one by one: the others are not to blame.
+func (s *sender) sendLoad(conn *submission, b *load) *submission {
+	ctx, cancel := s.bound(context.Background())
+	defer cancel(nil)
+	b.giveUp = func() { cancel(context.Canceled) }
+	msgs := b.messages()
+	mail, n, err := s.pack(msgs, conn)
+	s.collector.takeOff(b, n)
+	if err != nil {
+		s.collector.settle(b.pieces, composeError(msgs[0], 0, err))
+		return conn
+	}
+	var unsure bool
+	conn, unsure, err = s.submit(ctx, conn, mail)
+	switch {
+	case err == nil:
+		s.collector.settle(b.pieces, nil)
+	case n > 1 && !unsure && isAboutOne(err):
+		s.collector.breakUp(b)
+		for _, p := range b.pieces {
+			if s.collector.isolate(p.call) {
+				conn = s.sendPiece(conn, p)
+			}
+		}
+	default:
+		s.collector.settle(b.pieces, sendError("", 0, unsure, err))
+	}
+	return conn
+}
+
+// isAboutOne reports whether a mail of several messages may have been refused for what one of them is, and not for who sends
+// or receives it.
+func isAboutOne(err error) bool {
+	_, connection := errors.AsType[noConnection](err)
+	_, envelope := errors.AsType[aboutEnvelope](err)
+	return isPermanent(err) && !connection && (!envelope || errors.Is(err, transport.ErrTooLarge))
+}
