@@ -64,7 +64,39 @@ second. --publishers are clients here. The floor of mail is that of one way.`),
 arrival.`),
 		a.benchMeasure(bench.FanOut, "Measure deliveries to many subscribers",
 			`Fanout measures how many deliveries a second are made when many subscribe to one topic.`),
-		a.benchIdle(), a.benchPublisher())
+		a.benchIdle(), a.benchShow(), a.benchPublisher())
+}
+
+func (a *app) benchShow() *cobra.Command {
+	return &cobra.Command{
+		Use:     "show FILE...",
+		Short:   "Show what --json has written as tables",
+		Long:    "Show prints reports that were written with --json as the tables that they would have been.\n\n" + exitCodes,
+		Example: "  postbus bench latency --json >latency.json\n  postbus bench show latency.json",
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return errors.New("the FILE of the report is missing")
+			}
+			return nil
+		},
+		RunE: func(_ *cobra.Command, args []string) error {
+			for _, name := range args {
+				file, err := os.Open(name)
+				if err != nil {
+					return err
+				}
+				report, err := bench.ReadReport(file)
+				file.Close()
+				if err != nil {
+					return fmt.Errorf("%s: %w", name, err)
+				}
+				if err := report.WriteText(a.stdout); err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+	}
 }
 
 // benchPublisher is what the process runs that --apart starts.

@@ -1,8 +1,10 @@
 package bench
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"math"
 	"slices"
 	"time"
@@ -13,6 +15,7 @@ type Report struct {
 	Measure Measure `json:"measure"`
 	Carrier string  `json:"carrier"`
 	Load    Load    `json:"load"`
+	Runs    int     `json:"runs"`
 	Machine Machine `json:"machine"`
 	// Ours and Floor are medians over the runs; Floor is nil if it was not measured.
 	Ours  *Figures `json:"postbus,omitempty"`
@@ -76,7 +79,21 @@ type IdleFigures struct {
 }
 
 func newReport(plan Plan) *Report {
-	return &Report{Measure: plan.Measure, Carrier: plan.Bed.Name(), Load: plan.Load, Machine: ThisMachine()}
+	return &Report{Measure: plan.Measure, Carrier: plan.Bed.Name(), Load: plan.Load, Runs: max(1, plan.Runs), Machine: ThisMachine()}
+}
+
+// ReadReport reads a report that was written as JSON. It has no samples.
+func ReadReport(in io.Reader) (*Report, error) {
+	r := new(Report)
+	decoder := json.NewDecoder(in)
+	decoder.DisallowUnknownFields()
+	if err := decoder.Decode(r); err != nil {
+		return nil, fmt.Errorf("bench: report: %w", err)
+	}
+	if r.Idle == nil && r.Ours == nil {
+		return nil, errors.New("bench: report: there are no figures in it")
+	}
+	return r, nil
 }
 
 // Samples returns what the runs have shown, of postbus and of the floor.

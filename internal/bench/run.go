@@ -50,7 +50,7 @@ func Run(ctx context.Context, plan Plan) (*Report, error) {
 		return runIdle(ctx, plan)
 	}
 	report := newReport(plan)
-	for i := range max(1, plan.Runs) {
+	for i := range report.Runs {
 		if err := report.run(ctx, plan, i); err != nil {
 			return nil, err
 		}
@@ -90,7 +90,7 @@ func (r *Report) run(ctx context.Context, plan Plan, i int) error {
 			if half.name == "floor" && plan.NoFloor {
 				continue
 			}
-			plan.Progress(fmt.Sprintf("%s on %s: run %d of %d, %s", plan.Measure, plan.Bed.Name(), i+1, max(1, plan.Runs), half.name))
+			plan.Progress(fmt.Sprintf("%s on %s: run %d of %d, %s", plan.Measure, plan.Bed.Name(), i+1, r.Runs, half.name))
 			sample, err := half.f(ctx, g, plan.Load)
 			if err != nil {
 				return fmt.Errorf("%s on %s, %s: %w", plan.Measure, plan.Bed.Name(), half.name, err)

@@ -28,7 +28,7 @@ func (r *Report) describe() string {
 	case r.Idle != nil:
 		return fmt.Sprintf("one node with a subscription, for %.0f s", r.Idle.Seconds)
 	case r.Measure == RoundTrip:
-		return fmt.Sprintf("%d calls of %d bytes, %s, %s, %s", l.Count, l.Payload, plural(l.Publishers, "client"), l.pace("each after the answer to the one before"), runs(len(r.ours)))
+		return fmt.Sprintf("%d calls of %d bytes, %s, %s, %s", l.Count, l.Payload, plural(l.Publishers, "client"), l.pace("each after the answer to the one before"), runs(r.Runs))
 	}
 	pace := l.pace("as fast as they are taken")
 	if l.Lockstep {
@@ -38,7 +38,7 @@ func (r *Report) describe() string {
 		pace += fmt.Sprintf(", up to %d of a publisher at once", l.InFlight)
 	}
 	return fmt.Sprintf("%d messages of %d bytes, %s, %s, %s, %s", l.Count, l.Payload,
-		plural(l.Publishers, "publisher"), plural(l.Subscribers, "subscriber"), pace, runs(len(r.ours)))
+		plural(l.Publishers, "publisher"), plural(l.Subscribers, "subscriber"), pace, runs(r.Runs))
 }
 
 func (l Load) pace(otherwise string) string {

@@ -91,7 +91,7 @@ func distribution(p *charts.Painter, r *bench.Report, all []series) error {
 }
 
 // columns is how many moments are drawn over time, and most how many messages of each.
-const columns, most = 150, 5
+const columns, most = 120, 4
 
 // overTime draws messages one by one.
 func overTime(p *charts.Painter, all []series) error {
