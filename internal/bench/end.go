@@ -24,9 +24,10 @@ type end struct {
 
 // heard is what a subscriber has got of one publisher.
 type heard struct {
-	base    uint64   // the number of the last message before the phase
-	count   int      // of the messages in the phase
-	seen    []uint64 // a bit for each
+	base    uint64          // the number of the last message before the phase
+	last    uint64          // and that of the last one in it
+	next    uint64          // the first number that has not come
+	early   map[uint64]bool // those behind it that have
 	highest uint64
 	taken   int
 	portion int
@@ -45,7 +46,7 @@ func (e *end) begin(base uint64, counts []int, portion int, steps chan<- struct{
 	}
 	for p := range e.publishers {
 		h := &e.publishers[p]
-		*h = heard{base: base, count: counts[p], seen: make([]uint64, (counts[p]+63)/64), highest: base,
+		*h = heard{base: base, last: base + uint64(counts[p]), next: base + 1, early: make(map[uint64]bool), highest: base,
 			portion: portion, credit: make(chan struct{}, credits)}
 		for range credits {
 			h.credit <- struct{}{}
@@ -93,22 +94,15 @@ func (e *end) note(a Arrival, size int) error {
 		return errForeign
 	}
 	h := &e.publishers[a.Publisher]
-	i := a.Number - h.base - 1
-	if a.Number <= h.base && a.Number > 0 {
-		e.repeated++ // it had its turn in the phase before
-		return nil
-	}
-	if i >= uint64(h.count) {
-		return fmt.Errorf("%w: number %d of publisher %d", errForeign, a.Number, a.Publisher)
-	}
 	if a.Bytes != size {
 		return fmt.Errorf("message %d of publisher %d has %d bytes, not %d", a.Number, a.Publisher, a.Bytes, size)
 	}
-	if word, bit := &h.seen[i/64], uint64(1)<<(i%64); *word&bit != 0 {
+	if a.Number == 0 || a.Number > h.last {
+		return fmt.Errorf("%w: number %d of publisher %d", errForeign, a.Number, a.Publisher)
+	}
+	if !h.first(a.Number) {
 		e.repeated++
 		return nil
-	} else {
-		*word |= bit
 	}
 	e.received++
 	if a.Number < h.highest {
@@ -123,6 +117,21 @@ func (e *end) note(a Arrival, size int) error {
 		}
 	}
 	return nil
+}
+
+// first notes a number, and reports whether it has come for the first time.
+func (h *heard) first(number uint64) bool {
+	switch {
+	case number < h.next || h.early[number]:
+		return false
+	case number > h.next:
+		h.early[number] = true
+		return true
+	}
+	for h.next++; len(h.early) > 0 && h.early[h.next]; h.next++ {
+		delete(h.early, h.next)
+	}
+	return true
 }
 
 // add adds what the subscriber has seen to a sample.

@@ -104,7 +104,7 @@ func (s *mailSession) Publish(_ context.Context, publisher int, number uint64, b
 			return err
 		}
 		for _, q := range s.taken {
-			q.push(memoryItem{publisher: publisher, number: number, sent: sent, body: body})
+			q.push(memoryItem{publisher: publisher, number: number, sent: sent.UnixNano(), body: body})
 		}
 		return nil
 	}
@@ -166,7 +166,7 @@ func (s *mailSession) readMail(mail []byte) (a Arrival, ours bool, err error) {
 func (s *mailSession) Next(ctx context.Context, subscriber int) (Arrival, error) {
 	if s.fetcher == nil {
 		item, err := s.taken[subscriber].pop(ctx)
-		return Arrival{Publisher: item.publisher, Number: item.number, Bytes: len(item.body), Sent: item.sent}, err
+		return Arrival{Publisher: item.publisher, Number: item.number, Bytes: len(item.body), Sent: time.Unix(0, item.sent)}, err
 	}
 	for {
 		a, ok, err := s.next(ctx, subscriber)

@@ -27,7 +27,7 @@ func (Memory) Open(_ context.Context, load Load) (Session, error) {
 type memoryItem struct {
 	body      []byte
 	number    uint64
-	sent      time.Time
+	sent      int64 // in ns since the epoch
 	publisher int
 }
 
@@ -81,7 +81,7 @@ type memorySession struct {
 func (s *memorySession) Publish(_ context.Context, publisher int, number uint64, body []byte) error {
 	item := memoryItem{number: number, publisher: publisher}
 	if s.timed {
-		item.sent = time.Now()
+		item.sent = time.Now().UnixNano()
 	}
 	item.body = bytes.Clone(body)
 	for _, q := range s.queues {
@@ -93,7 +93,7 @@ func (s *memorySession) Publish(_ context.Context, publisher int, number uint64,
 // Next implements Session.
 func (s *memorySession) Next(ctx context.Context, subscriber int) (Arrival, error) {
 	item, err := s.queues[subscriber].pop(ctx)
-	return Arrival{Publisher: item.publisher, Number: item.number, Bytes: len(item.body), Sent: item.sent}, err
+	return Arrival{Publisher: item.publisher, Number: item.number, Bytes: len(item.body), Sent: time.Unix(0, item.sent)}, err
 }
 
 // Close implements Session.
