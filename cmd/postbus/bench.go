@@ -28,6 +28,7 @@ type benchOptions struct {
 	noFloor          bool
 	tls              bool
 	apart            bool
+	batch            bool
 	json             bool
 	plot             string
 	settle, duration time.Duration
@@ -156,6 +157,7 @@ func (a *app) benchMeasure(measure bench.Measure, short, long string) *cobra.Com
 	flags.IntVar(&o.load.InFlight, "in-flight", 1, "how `MANY` messages a publisher has under way to the next hop at once")
 	flags.IntVar(&o.runs, "runs", 3, "measure so `OFTEN`, in turn with the floor, and show medians")
 	flags.BoolVar(&o.noFloor, "no-floor", false, "do not measure the floor")
+	flags.BoolVar(&o.batch, "batch", false, "collect messages while a mail is on its way (see email.batch); it takes many in flight")
 	flags.BoolVar(&o.apart, "apart", false, "publish by mail from a process of its own: then the CPU time is that of receiving")
 	flags.StringVar(&o.plot, "plot", "", "draw the distribution of latencies, and how they were over time, into `FILE.svg`")
 	_ = cmd.MarkFlagFilename("plot", "svg") // the flag exists
@@ -224,8 +226,8 @@ func (a *app) bed(o *benchOptions) (bench.Bed, error) {
 	return nil, usageErrorf("--carrier: %q is none of %s", o.carrier, strings.Join(benchCarriers, ", "))
 }
 
-// change applies the flags that concern the carrier.
-func (o *benchOptions) change(*email.Config) {}
+// change applies the flags that concern the configuration.
+func (o *benchOptions) change(config *email.Config) { config.Batch.On = config.Batch.On || o.batch }
 
 func (a *app) bench(ctx context.Context, measure bench.Measure, o *benchOptions) error {
 	bed, err := a.bed(o)
