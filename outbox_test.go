@@ -3,12 +3,14 @@ package postbus_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/postbus/postbus"
 	"github.com/postbus/postbus/email"
+	"github.com/postbus/postbus/email/mailserver"
 	"github.com/postbus/postbus/pubsub"
 	"github.com/postbus/postbus/transport"
 	"github.com/postbus/postbus/transport/outbox"
@@ -63,5 +65,46 @@ func TestOpenWithOutbox(t *testing.T) {
 	}
 	if n != 2 {
 		t.Errorf("%d messages wait", n)
+	}
+}
+
+// With batches what waits in the outbox goes as few mails.
+func TestOpenWithOutboxAndBatches(t *testing.T) {
+	server := startServer(t)
+	path := write(t, config(server, "  batch: true\noutbox:\n  file: outbox.db\n"))
+	node, err := postbus.Open(t.Context(), path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	sub, err := pubsub.NewSubscription(node, "/chatter", pubsub.KeepAll())
+	if err != nil {
+		t.Fatal(err)
+	}
+	pub, err := pubsub.NewPublisher(node, "/chatter")
+	if err != nil {
+		t.Fatal(err)
+	}
+	server.Stop(mailserver.SMTP)
+	const many = 500
+	for i := range many {
+		if err := pub.Publish(ctx, fmt.Append(nil, i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := server.Resume(mailserver.SMTP); err != nil {
+		t.Fatal(err)
+	}
+	for i := range many {
+		if m, err := sub.Next(ctx); err != nil || string(m.Body) != fmt.Sprint(i) {
+			t.Fatalf("message %d: %v, %v", i, m, err)
+		}
+	}
+	if err := node.Close(ctx); err != nil {
+		t.Error(err)
+	}
+	if mails := server.Stats().Accepted; mails > many/10 {
+		t.Errorf("%d messages took %d mails", many, mails)
 	}
 }

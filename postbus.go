@@ -23,6 +23,7 @@
 package postbus
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"sync"
@@ -85,7 +86,7 @@ func OpenConfig(ctx context.Context, config email.Config, options *transport.Opt
 		carrier = mail
 	}
 	if config.Outbox.File != "" {
-		box, err := outbox.Open(carrier, outboxOptions(config.Outbox, o.Logger))
+		box, err := outbox.Open(carrier, outboxOptions(config, o.Logger))
 		if err != nil {
 			return nil, err
 		}
@@ -94,10 +95,14 @@ func OpenConfig(ctx context.Context, config email.Config, options *transport.Opt
 	return New(carrier, &o)
 }
 
-func outboxOptions(c email.Outbox, logger *slog.Logger) outbox.Options {
+func outboxOptions(config email.Config, logger *slog.Logger) outbox.Options {
+	c := config.Outbox
 	o := outbox.Options{File: c.File, MaxEntries: c.MaxEntries, MaxBytes: c.MaxBytes, MaxAge: c.MaxAge, Logger: logger}
 	if c.DropOldest {
 		o.WhenFull = outbox.DropOldest
+	}
+	if config.Batch.On {
+		o.Batch = cmp.Or(config.Batch.Messages, email.DefaultBatchMessages)
 	}
 	return o
 }

@@ -37,6 +37,9 @@
 // Recipients that are not in the message but in the configuration (those of a mail carrier for
 // messages without a route) are those of the process that sends it.
 //
+// Messages are given to the carrier several at a time (Options.Batch), which a carrier that sends several as
+// one makes use of. Each has its own outcome all the same.
+//
 // # Limits
 //
 // What waits is limited in number and bytes; when it is too much, new messages are refused with

@@ -28,6 +28,7 @@ const (
 	DefaultMaxBytes   = 1 << 30
 	DefaultMaxAge     = 5 * 24 * time.Hour // as mail servers try (RFC 5321 section 4.5.4.1)
 	DefaultMaxDead    = 10_000
+	DefaultBatch      = 16
 )
 
 // Options are the options of an outbox. All but File may be zero.
@@ -47,6 +48,9 @@ type Options struct {
 	// MaxDead limits the dead letters, whose bytes are limited by MaxBytes, too: beyond that the oldest are
 	// deleted, and counted. Zero means DefaultMaxDead.
 	MaxDead int
+	// Batch is how many messages are given to the carrier in one call: more for one that sends several as one.
+	// So many may be sent again after a crash. Zero means DefaultBatch.
+	Batch int
 	// Logger hears what happens in the background. Nil means slog.Default().
 	Logger *slog.Logger
 }
@@ -55,7 +59,7 @@ func (o *Options) complete() error {
 	switch {
 	case o.File == "":
 		return errors.New("outbox: options: the name of the file is missing")
-	case o.MaxEntries < 0 || o.MaxBytes < 0 || o.MaxAge < 0 || o.MaxDead < 0:
+	case o.MaxEntries < 0 || o.MaxBytes < 0 || o.MaxAge < 0 || o.MaxDead < 0 || o.Batch < 0:
 		return errors.New("outbox: options: a limit is negative")
 	case o.WhenFull > DropOldest:
 		return fmt.Errorf("outbox: options: WhenFull is %d", o.WhenFull)
@@ -64,6 +68,7 @@ func (o *Options) complete() error {
 	orDefault(&o.MaxBytes, DefaultMaxBytes)
 	orDefault(&o.MaxAge, DefaultMaxAge)
 	orDefault(&o.MaxDead, DefaultMaxDead)
+	orDefault(&o.Batch, DefaultBatch)
 	if o.Logger == nil {
 		o.Logger = slog.Default()
 	}

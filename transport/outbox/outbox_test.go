@@ -324,3 +324,36 @@ func TestDamagedEntry(t *testing.T) {
 		t.Errorf("purge: %d, %v", n, err)
 	}
 }
+
+// TestBatch: the carrier gets as many messages in a call as it is good for, and each is settled by its own
+// outcome.
+func TestBatch(t *testing.T) {
+	for batch, calls := range map[int]int{0: 8, 30: 4, 1000: 2} { // for 100 messages of which the 50th is refused, after one
+		synctest.Test(t, func(t *testing.T) {
+			begin := make(chan struct{})
+			h := newHop(func(m *transport.Message) error {
+				switch string(m.Body) {
+				case "first":
+					<-begin
+				case "m50":
+					return fail(transport.Permanent, 550, transport.ErrRefused)
+				}
+				return nil
+			})
+			o := open(t, h, outbox.Options{Batch: batch})
+			send(t, o, newPublisher().message("first"))
+			synctest.Wait()
+			send(t, o, newPublisher().several("m", 100)...)
+			close(begin)
+			h.await(t, 100)
+			synctest.Wait()
+			// The refusal ends a call.
+			if h.calls != calls+1 {
+				t.Errorf("batches of %d: %d calls, want %d", batch, h.calls, calls+1)
+			}
+			if s := o.Stats(); s.Sent != 100 || s.Refused != 1 {
+				t.Errorf("batches of %d: %+v", batch, s)
+			}
+		})
+	}
+}

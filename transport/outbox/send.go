@@ -11,12 +11,9 @@ import (
 	"github.com/postbus/postbus/transport"
 )
 
-const (
-	// batchEntries and batchBytes are how much is given to the carrier in one call. What of
-	// it was taken before a crash is sent again.
-	batchEntries = 16
-	batchBytes   = 4 << 20
-)
+// batchBytes limits, with Options.Batch, how much is given to the carrier in one call. What of it was
+// taken before a crash is sent again.
+const batchBytes = 4 << 20
 
 // pace says when to try again after a failure that is about no message, but about the next hop.
 type pace struct {
@@ -67,7 +64,7 @@ func (o *Outbox) take() (batch []picked, aged bool, wait time.Duration) {
 		return nil, false, -1
 	}
 	o.index.wake(now)
-	batch, aged, expired := o.index.pick(now, selection{batchEntries, batchBytes, o.options.MaxAge})
+	batch, aged, expired := o.index.pick(now, selection{o.options.Batch, batchBytes, o.options.MaxAge})
 	if len(expired) > 0 {
 		o.stats.Expired += uint64(len(expired))
 		for _, e := range expired {
