@@ -34,7 +34,7 @@ const (
 	// settleTime is how long after the first interest mail is waited with: programs state one after the
 	// other. interestTimeout is for the first interest; a node without one only sends.
 	settleTime      = 100 * time.Millisecond
-	interestTimeout = 5 * time.Second
+	interestTimeout = 2 * time.Second
 	// heldMails is how many of the largest mails may be on their way in at once; more small ones may.
 	heldMails = 4
 )

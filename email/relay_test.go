@@ -18,19 +18,26 @@ import (
 	"github.com/postbus/postbus/transport/transporttest"
 )
 
-// relay is a mail server without mailboxes: it delivers each mail at once to the nodes that listen for its
-// recipients.
+// relay is a mail server without mailboxes: it has a queue for each node that listens, from which it
+// delivers.
 type relay struct {
 	lmtp bool
 	addr string
 
-	mu    sync.Mutex
-	nodes map[string]net.Addr
+	mu      sync.Mutex
+	queues  map[string]chan relayed // by address
+	running sync.WaitGroup
+}
+
+// relayed is a mail in a queue.
+type relayed struct {
+	from string
+	raw  []byte
 }
 
 func newRelay(t testing.TB, lmtp bool) *relay {
 	t.Helper()
-	r := &relay{lmtp: lmtp, nodes: make(map[string]net.Addr)}
+	r := &relay{lmtp: lmtp, queues: make(map[string]chan relayed)}
 	s := smtp.NewServer(smtp.BackendFunc(func(*smtp.Conn) (smtp.Session, error) { return &relaySession{relay: r}, nil }))
 	s.AllowInsecureAuth = true
 	s.Domain = "relay.test"
@@ -41,7 +48,14 @@ func newRelay(t testing.TB, lmtp bool) *relay {
 	r.addr = l.Addr().String()
 	served := make(chan struct{})
 	go func() { defer close(served); _ = s.Serve(l) }() // it ends by Close
-	t.Cleanup(func() { s.Close(); <-served })
+	t.Cleanup(func() {
+		s.Close()
+		<-served
+		for _, queue := range r.queues {
+			close(queue)
+		}
+		r.running.Wait()
+	})
 	return r
 }
 
@@ -65,9 +79,11 @@ func (r *relay) node(t testing.TB, n int, adjust func(*email.Config)) *email.Car
 	if err != nil {
 		t.Fatal(err)
 	}
+	queue := make(chan relayed, 1<<14)
 	r.mu.Lock()
-	r.nodes[address] = socket.Addr()
+	r.queues[address] = queue
 	r.mu.Unlock()
+	r.running.Go(func() { r.work(t, socket.Addr(), address, queue) })
 	carrier, err := email.Listen(t.Context(), socket, c, email.Options{Logger: quiet})
 	if err != nil {
 		t.Fatal(err)
@@ -103,35 +119,40 @@ func (s *relaySession) Data(r io.Reader) error {
 	if err != nil {
 		return err
 	}
+	s.relay.mu.Lock()
+	defer s.relay.mu.Unlock()
 	for _, to := range s.to {
-		s.relay.mu.Lock()
-		at := s.relay.nodes[to]
-		s.relay.mu.Unlock()
-		if at == nil {
-			continue
+		if queue := s.relay.queues[to]; queue != nil {
+			queue <- relayed{s.from, raw}
 		}
-		err := s.deliver(at, to, raw)
-		if reply, _ := errors.AsType[*smtp.SMTPError](err); reply != nil && reply.Code != 421 {
-			return err
-		} // else that node is closed
 	}
 	return nil
 }
 
-func (s *relaySession) deliver(at net.Addr, to string, raw []byte) error {
+// work delivers what is in a queue.
+func (r *relay) work(t testing.TB, at net.Addr, to string, queue <-chan relayed) {
+	for m := range queue {
+		err := r.deliver(at, to, m)
+		if reply, _ := errors.AsType[*smtp.SMTPError](err); reply != nil && reply.Code != 421 { // else that node is closed
+			t.Error(err)
+		}
+	}
+}
+
+func (r *relay) deliver(at net.Addr, to string, m relayed) error {
 	conn, err := net.Dial(at.Network(), at.String())
 	if err != nil {
 		return err
 	}
 	client := smtp.NewClient(conn)
-	if s.relay.lmtp {
+	if r.lmtp {
 		client = smtp.NewClientLMTP(conn)
 	}
 	defer client.Close()
 	if err := client.Hello("relay.test"); err != nil {
 		return err
 	}
-	if err := client.SendMail(s.from, []string{to}, bytes.NewReader(raw)); err != nil {
+	if err := client.SendMail(m.from, []string{to}, bytes.NewReader(m.raw)); err != nil {
 		return err
 	}
 	return client.Quit()
