@@ -235,3 +235,6 @@ func TestRealListenQueue(t *testing.T) {
 		}
 	}
 }
+
+// BenchmarkRealAppend is BenchmarkAppend on Dovecot.
+func BenchmarkRealAppend(b *testing.B) { benchmarkAppend(b, realAppended(b, realFolder(b))) }
