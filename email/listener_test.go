@@ -16,6 +16,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/postbus/postbus/email/wire"
 	"github.com/postbus/postbus/transport"
 )
 
@@ -451,4 +452,34 @@ func TestListenSocket(t *testing.T) {
 	if data, err := os.ReadFile(path); err != nil || string(data) != "precious" {
 		t.Errorf("the file has %q, %v", data, err)
 	}
+}
+
+// TestListenBatch: a mail of several messages is answered for when all have been delivered.
+func TestListenBatch(t *testing.T) {
+	withListener(t, nil, func(l *listening) {
+		got := l.receive(topicT)
+		c := l.dial()
+		gid := transport.GID{1}
+		batch, err := wire.NewBatch(transport.NewID(gid, 1, "batch.test"), wire.Envelope{From: "a@test", To: []string{"b@test"}}, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		const n = 50
+		for i := range n {
+			if err := batch.Add(topicMessage(i + 1)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for range 2 { // the second time it is a repetition
+			c.deliver(string(batch.Mail()), "250")
+		}
+		if len(got) != n {
+			t.Fatalf("%d messages, want %d", len(got), n)
+		}
+		for i := range n {
+			if m := <-got; m.Info.Sequence != uint64(i+1) || string(m.Body) != "hello" {
+				t.Errorf("message %d is %+v", i+1, m)
+			}
+		}
+	})
 }
