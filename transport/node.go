@@ -56,10 +56,15 @@ const noMore = 1 << 62
 
 // attachment is one interest of an entity.
 type attachment struct {
-	kind Kind
-	sink Sink
-	stop func()
+	kind     Kind
+	detached atomic.Bool
+	ended    sync.Once
+	sink     Sink
+	stop     func() // of the carrier
 }
+
+// end ends the interest. When it returns, that has been done.
+func (a *attachment) end() { a.ended.Do(a.stop) }
 
 // Sink is the upper end of an interest: the queue of an entity.
 type Sink interface {
@@ -206,19 +211,25 @@ func (n *Node) Receive(interest Interest, sink Sink) (stop func(), err error) {
 	if err != nil {
 		return nil, fmt.Errorf("receive %s: %w", interest.Name, err)
 	}
-	a.stop = sync.OnceFunc(end)
+	a.stop = end
 	n.attached[a] = struct{}{}
-	return sync.OnceFunc(func() {
-		a.stop()
-		go func() {
-			// A drain without a limit ends when the handlers do, and Close sees
-			// to that.
-			_ = a.sink.Drain(context.Background())
-			n.mu.Lock()
-			delete(n.attached, a)
-			n.mu.Unlock()
-		}()
-	}), nil
+	return func() { n.detach(a) }, nil
+}
+
+// detach ends an interest and has its sink drained, unless that has been done.
+func (n *Node) detach(a *attachment) {
+	a.end()
+	if a.detached.Swap(true) {
+		return
+	}
+	go func() {
+		// A drain without a limit ends when the handlers do, and Close sees
+		// to that.
+		_ = a.sink.Drain(context.Background())
+		n.mu.Lock()
+		delete(n.attached, a)
+		n.mu.Unlock()
+	}()
 }
 
 // Close drains the node and closes its carrier: it ends all interests, lets handlers
@@ -282,7 +293,7 @@ func (n *Node) Close(ctx context.Context) error {
 // drain ends the interests and waits for their sinks.
 func drain(ctx context.Context, attached []*attachment) error {
 	for _, a := range attached {
-		a.stop()
+		a.end()
 	}
 	errs := make(chan error, len(attached))
 	for _, a := range attached {

@@ -13,10 +13,10 @@ const maxWaiting = 1 << 10
 type background struct {
 	mu      sync.Mutex
 	closed  bool
+	busy    bool          // a goroutine works off waiting
 	working int           // goroutines
 	idle    chan struct{} // closed when the last has ended; nil unless close waits
 	waiting []func()
-	busy    bool // a goroutine works off waiting
 }
 
 // atOnce does f in a goroutine of its own. After close it does nothing.

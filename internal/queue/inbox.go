@@ -38,9 +38,10 @@ type Options struct {
 // attached to a node, with readers or a handler. It implements transport.Sink.
 type Inbox struct {
 	*Queue
-	options  Options
 	node     *transport.Node
-	interest transport.Interest
+	name     string // of the interest
+	admit    func(*Inbox, transport.Delivery) bool
+	leftover Handler
 	detach   func()
 	silence  *silence    // nil without Options.Silence
 	full     atomic.Bool // a delivery was dropped, and the queue has not been empty since
@@ -59,20 +60,19 @@ type Handler func(context.Context, transport.Delivery)
 // Attach states the interest and returns the inbox that is filled with what matches it. The
 // interest's Gap is called from a goroutine of the inbox's own, and so may block.
 func Attach(node *transport.Node, interest transport.Interest, options Options) (*Inbox, error) {
-	in := &Inbox{options: options, node: node}
+	in := &Inbox{node: node, name: interest.Name, admit: options.Admit, leftover: options.Leftover}
 	if interest.Tracked() {
 		in.Queue = NewTracked(options.QoS.Lifespan)
 	} else {
 		in.Queue = New(options.QoS)
 	}
-	in.Queue.lost = options.Refused
+	in.Queue.refused = options.Refused
 	if gap := interest.Gap; gap != nil {
 		interest.Gap = func(g transport.Gap) { in.report(func() { gap(g) }) }
 	}
 	if options.Silence > 0 && options.Silent != nil {
-		in.silence = &silence{period: options.Silence, report: in.reportSilence()}
+		in.silence = &silence{period: options.Silence, report: in.reportSilence(options.Silent)}
 	}
-	in.interest = interest
 	detach, err := node.Receive(interest, in)
 	if err != nil {
 		return nil, err
@@ -93,13 +93,13 @@ func (in *Inbox) report(f func()) (ok bool) {
 		}
 	})
 	if !ok {
-		in.node.Logger().Warn("a report is dropped: the program is too slow to take them", "name", in.interest.Name)
+		in.node.Logger().Warn("a report is dropped: the program is too slow to take them", "name", in.name)
 	}
 	return ok
 }
 
 // reportSilence returns what reports silences, leaving out those that come while one is being reported.
-func (in *Inbox) reportSilence() func(time.Duration) {
+func (in *Inbox) reportSilence(silent func(time.Duration)) func(time.Duration) {
 	var reporting atomic.Bool
 	return func(quiet time.Duration) {
 		if reporting.Swap(true) {
@@ -107,7 +107,7 @@ func (in *Inbox) reportSilence() func(time.Duration) {
 		}
 		ok := in.report(func() {
 			defer reporting.Store(false)
-			in.options.Silent(quiet)
+			silent(quiet)
 		})
 		if !ok {
 			reporting.Store(false)
@@ -122,7 +122,7 @@ func (in *Inbox) Background(f func()) bool {
 	return in.work.inOrder(func() {
 		defer func() {
 			if p := recover(); p != nil {
-				in.node.Logger().Error("callback panicked", "name", in.interest.Name, "panic", p, "stack", string(debug.Stack()))
+				in.node.Logger().Error("callback panicked", "name", in.name, "panic", p, "stack", string(debug.Stack()))
 			}
 		}()
 		f()
@@ -134,7 +134,7 @@ func (in *Inbox) Deliver(d transport.Delivery) {
 	if in.silence != nil {
 		in.silence.heard()
 	}
-	if in.options.Admit != nil && !in.options.Admit(in, d) {
+	if in.admit != nil && !in.admit(in, d) {
 		return
 	}
 	ok := in.Push(d)
@@ -146,10 +146,10 @@ func (in *Inbox) Deliver(d transport.Delivery) {
 		return
 	case in.qos.KeepAll && !in.full.Swap(true):
 		in.node.Logger().Warn("queue full, messages are dropped: the reader is too slow",
-			"name", in.interest.Name, "messages", transport.KeepAllMessages, "bytes", transport.KeepAllBytes)
+			"name", in.name, "messages", transport.KeepAllMessages, "bytes", transport.KeepAllBytes)
 	}
-	if in.options.Refused != nil {
-		in.options.Refused(d)
+	if in.refused != nil {
+		in.refused(d)
 	}
 }
 
@@ -206,11 +206,11 @@ func (in *Inbox) Drain(ctx context.Context) error {
 		case <-handled:
 		case <-ctx.Done():
 			cancel()
-			err = fmt.Errorf("handler of %s is still at work: %w", in.interest.Name, ctx.Err())
+			err = fmt.Errorf("handler of %s is still at work: %w", in.name, ctx.Err())
 		}
 	}
 	if late := in.work.close(ctx); late != nil && err == nil {
-		err = fmt.Errorf("callbacks of %s are still at work: %w", in.interest.Name, late)
+		err = fmt.Errorf("callbacks of %s are still at work: %w", in.name, late)
 	}
 	return err
 }
@@ -227,11 +227,11 @@ func (in *Inbox) shut() {
 
 // letGo hands what nobody will handle to Options.Leftover.
 func (in *Inbox) letGo(ctx context.Context) {
-	if in.options.Leftover == nil {
+	if in.leftover == nil {
 		return
 	}
 	for d, ok := in.TryPop(); ok; d, ok = in.TryPop() {
-		in.options.Leftover(ctx, d)
+		in.leftover(ctx, d)
 	}
 }
 

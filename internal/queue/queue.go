@@ -29,19 +29,19 @@ type Queue struct {
 
 	// What both sides look at and seldom changes stands between what either changes all the time: those
 	// are in different cache lines.
-	closed  bool // changed with both locks held
-	tracked bool // nothing is dropped: what can't be kept is given back
+	closed  atomic.Bool // changed with both locks held
+	tracked bool        // nothing is dropped: what can't be kept is given back
 	qos     transport.QoS
 	depth   int
 	work    background
 	dropped atomic.Uint64
-	// lost, if set, hears of each delivery that is somebody else's by now. It does not block.
-	lost func(transport.Delivery)
-	// done is closed by Close.
-	done chan struct{}
-	// wake has a token while there may be something for a waiting Pop to take.
-	wake    chan struct{}
-	waiting atomic.Int32 // Pops that wait, or look once more before they do
+	// refused, if set, hears of each delivery that is somebody else's by now. It does not block.
+	refused func(transport.Delivery)
+	// wake has a token while there may be something for a waiting Pop to take, and for ever when the queue is
+	// closed. The first Pop that waits makes it: of many queues most never have one.
+	wake     chan struct{}
+	wakeMade sync.Once
+	waiting  atomic.Int32 // Pops that wait, or look once more before they do
 
 	reading  sync.Mutex
 	out      []transport.Delivery
@@ -51,7 +51,7 @@ type Queue struct {
 
 // New returns an empty queue.
 func New(qos transport.QoS) *Queue {
-	q := &Queue{qos: qos, depth: qos.Depth, wake: make(chan struct{}, 1), done: make(chan struct{})}
+	q := &Queue{qos: qos, depth: qos.Depth}
 	if q.depth <= 0 {
 		q.depth = transport.DefaultDepth
 	}
@@ -82,7 +82,7 @@ const (
 // the new one.
 func (q *Queue) Push(d transport.Delivery) bool {
 	q.mu.Lock()
-	if q.closed || q.fullLocked(len(d.Message.Body)) {
+	if q.closed.Load() || q.fullLocked(len(d.Message.Body)) {
 		q.mu.Unlock()
 		return q.pushFull(d)
 	}
@@ -95,7 +95,7 @@ func (q *Queue) Push(d transport.Delivery) bool {
 // pushFull is Push for a queue that seems to be full, or is closed.
 func (q *Queue) pushFull(d transport.Delivery) bool {
 	q.lock()
-	if q.closed {
+	if q.closed.Load() {
 		q.unlock()
 		d.Nack(-1, readerClosed) // whoever reads the name next is to have it
 		return true
@@ -135,8 +135,8 @@ func (q *Queue) TryPop() (d transport.Delivery, ok bool) {
 		if d, ok = q.pop(); !ok || !d.Lost() {
 			return d, ok
 		}
-		if q.lost != nil {
-			q.lost(d)
+		if q.refused != nil {
+			q.refused(d)
 		}
 		d.Nack(-1, "its lease has ended")
 	}
@@ -169,6 +169,7 @@ func (q *Queue) Pop(ctx context.Context) (transport.Delivery, error) {
 	if d, ok := q.TryPop(); ok {
 		return d, nil
 	}
+	q.wakeMade.Do(func() { q.wake = make(chan struct{}, 1) })
 	// Whoever adds something from now on either sees that somebody waits, or has done it before
 	// the next look.
 	q.waiting.Add(1)
@@ -178,7 +179,7 @@ func (q *Queue) Pop(ctx context.Context) (transport.Delivery, error) {
 		if d, ok := q.TryPop(); ok {
 			return d, nil
 		}
-		if q.isDone() {
+		if q.closed.Load() {
 			// What was pushed before the close is still there to take.
 			if d, ok := q.TryPop(); ok {
 				return d, nil
@@ -203,19 +204,10 @@ func (q *Queue) await(ctx context.Context) error {
 			return transport.ContextError(ctx)
 		}
 	}
-	if q.isDone() {
+	if q.closed.Load() {
 		q.signal()
 	}
 	return nil
-}
-
-func (q *Queue) isDone() bool {
-	select {
-	case <-q.done:
-		return true
-	default:
-		return false
-	}
 }
 
 // Ready reports whether Pop would return at once: there is something to take, or the
@@ -223,7 +215,7 @@ func (q *Queue) isDone() bool {
 func (q *Queue) Ready() bool {
 	q.reading.Lock()
 	expired, ok := q.look()
-	ready := ok || q.closed
+	ready := ok || q.closed.Load()
 	q.reading.Unlock()
 	q.dismiss(expired)
 	return ready
@@ -247,11 +239,10 @@ func (q *Queue) Dropped() uint64 { return q.dropped.Load() }
 // empty at once: what is in it is given back.
 func (q *Queue) Close() {
 	q.lock()
-	if q.closed {
+	if q.closed.Swap(true) {
 		q.unlock()
 		return
 	}
-	q.closed = true
 	var left []transport.Delivery
 	if q.tracked {
 		left = slices.Concat(q.out[q.next:], q.in)
@@ -261,12 +252,10 @@ func (q *Queue) Close() {
 	for _, d := range left {
 		d.Nack(-1, readerClosed)
 	}
-	close(q.done)
-	q.signal()
-	q.watchers.Notify()
+	q.announce()
 }
 
-// announce lets readers and watchers know that something has been added.
+// announce lets readers and watchers know that something has been added, or that the queue has been closed.
 func (q *Queue) announce() {
 	if q.waiting.Load() > 0 {
 		q.signal()
@@ -274,6 +263,7 @@ func (q *Queue) announce() {
 	q.watchers.Notify()
 }
 
+// signal is called when somebody waits, or has.
 func (q *Queue) signal() {
 	select {
 	case q.wake <- struct{}{}:
