@@ -1,8 +1,8 @@
 package transport
 
 import (
-	"slices"
 	"sync"
+	"sync/atomic"
 )
 
 // Dispatcher matches messages against interests, for carriers that receive one
@@ -13,10 +13,10 @@ import (
 // with the interests that match it, not with all.
 type Dispatcher struct {
 	mu       sync.RWMutex
-	topics   map[string]registrations // interests in topic messages, by exact name
-	services map[string]registrations // interests in requests, by exact name
+	topics   map[string]*registrations // interests in topic messages, by exact name
+	services map[string]*registrations // interests in requests, by exact name
 	patterns map[patternRoot]*patternNode
-	senders  map[sender]registrations
+	senders  map[sender]*registrations
 	count    int
 }
 
@@ -26,152 +26,126 @@ type sender struct {
 	gid  GID
 }
 
-// patternRoot selects one of the tries: patterns of names that begin with "/" and
-// of others can't match the same names.
-type patternRoot struct {
-	kind      Kind
-	separator byte
-}
-
-// patternNode is a token of the patterns that share it and all tokens before it.
-type patternNode struct {
-	children map[string]*patternNode
-	// here are the interests whose pattern ends with this token, rest those that
-	// go on with a ">".
-	here, rest registrations
-}
-
 // registration is a stated interest. Its identity is its address.
-type registration struct{ deliver func(Delivery) }
+type registration struct {
+	deliver func(Delivery)
+	removed atomic.Bool
+	// What the interest is filed under.
+	kind   Kind
+	name   string
+	client GID
+}
 
-// registrations is appended to in place and otherwise replaced, never changed, so
-// that Dispatch can use what it has read after it has released the lock.
-type registrations []*registration
+// registrations are filed under the same. Nil has none, any other at least one.
+type registrations struct {
+	// list is appended to in place and otherwise replaced, never changed, so that Dispatch can
+	// use what it has read after it has released the lock.
+	list    []*registration
+	removed int // of those in list
+}
 
-func (r registrations) without(gone *registration) registrations {
-	i := slices.Index(r, gone)
-	if i < 0 {
+// with returns the registrations and one more.
+func (r *registrations) with(added *registration) *registrations {
+	if r == nil {
+		r = new(registrations)
+	}
+	r.list = append(r.list, added)
+	return r
+}
+
+// withoutOne returns what is left when one has been removed. The list is made anew when half of it has been: one
+// by one, a list of n would cost n²/2 to take apart.
+func (r *registrations) withoutOne() *registrations {
+	r.removed++
+	left := len(r.list) - r.removed
+	switch {
+	case left == 0:
+		return nil
+	case r.removed < left:
 		return r
 	}
-	if len(r) == 1 {
+	list := make([]*registration, 0, left)
+	for _, reg := range r.list {
+		if !reg.removed.Load() {
+			list = append(list, reg)
+		}
+	}
+	r.list, r.removed = list, 0
+	return r
+}
+
+// all returns the list, of which some may have been removed.
+func (r *registrations) all() []*registration {
+	if r == nil {
 		return nil
 	}
-	return slices.Concat(r[:i], r[i+1:])
+	return r.list
 }
 
 // Add files an interest under deliver until remove is called. deliver may still be
 // called by a Dispatch that was under way when remove was called.
 func (d *Dispatcher) Add(interest Interest, deliver func(Delivery)) (remove func()) {
-	reg := &registration{deliver}
+	reg := &registration{deliver: deliver, kind: interest.Kind, name: interest.Name, client: interest.Client}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.change(interest, func(r registrations) registrations { return append(r, reg) })
+	d.change(reg, func(r *registrations) *registrations { return r.with(reg) })
 	d.count++
-	return sync.OnceFunc(func() {
-		d.mu.Lock()
-		defer d.mu.Unlock()
-		d.change(interest, func(r registrations) registrations { return r.without(reg) })
-		d.count--
-	})
+	return func() { d.remove(reg) }
 }
 
-// change replaces the registrations filed under an interest. d.mu is held.
-func (d *Dispatcher) change(interest Interest, f func(registrations) registrations) {
+// remove takes out a registration, unless that has been done.
+func (d *Dispatcher) remove(reg *registration) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !reg.removed.Swap(true) {
+		d.change(reg, (*registrations).withoutOne)
+		d.count--
+	}
+}
+
+// change replaces the registrations that are filed where reg is. d.mu is held.
+func (d *Dispatcher) change(reg *registration, f func(*registrations) *registrations) {
 	switch {
-	case interest.Kind == Response || interest.Kind == Undeliverable:
-		changeEntry(&d.senders, sender{interest.Kind, interest.Client}, f)
-	case isPattern(interest.Name):
-		d.changePattern(interest, f)
+	case reg.kind == Response || reg.kind == Undeliverable:
+		changeEntry(&d.senders, sender{reg.kind, reg.client}, f)
+	case isPattern(reg.name):
+		d.changePattern(reg, f)
 	default:
-		changeEntry(d.exact(interest.Kind), interest.Name, f)
+		changeEntry(d.exact(reg.kind), reg.name, f)
 	}
 }
 
 // exact returns the interests in a kind of messages that are filed under an exact name.
-func (d *Dispatcher) exact(k Kind) *map[string]registrations {
+func (d *Dispatcher) exact(k Kind) *map[string]*registrations {
 	if k == Request {
 		return &d.services
 	}
 	return &d.topics
 }
 
-func changeEntry[K comparable](m *map[K]registrations, key K, f func(registrations) registrations) {
+func changeEntry[K comparable](m *map[K]*registrations, key K, f func(*registrations) *registrations) {
 	if *m == nil {
-		*m = make(map[K]registrations)
+		*m = make(map[K]*registrations)
 	}
-	if r := f((*m)[key]); len(r) > 0 {
+	if r := f((*m)[key]); r != nil {
 		(*m)[key] = r
 	} else {
 		delete(*m, key)
 	}
 }
 
-func (d *Dispatcher) changePattern(interest Interest, f func(registrations) registrations) {
-	if d.patterns == nil {
-		d.patterns = make(map[patternRoot]*patternNode)
-	}
-	root := patternRoot{interest.Kind, separator(interest.Name)}
-	if interest.Name == ">" {
-		root.separator = 0 // stands for names of both forms
-	}
-	d.patterns[root] = d.patterns[root].change(interest.Name, root.separator, true, f)
-}
-
-// change applies f at the end of pattern below n, and returns the node to keep in
-// n's place: nil when nothing is filed under it any more.
-func (n *patternNode) change(pattern string, sep byte, more bool, f func(registrations) registrations) *patternNode {
-	if n == nil {
-		n = &patternNode{}
-	}
-	switch {
-	case !more:
-		n.here = f(n.here)
-	case pattern == ">":
-		n.rest = f(n.rest)
-	default:
-		token, rest, more := cutToken(pattern, sep)
-		if child := n.children[token].change(rest, sep, more, f); child == nil {
-			delete(n.children, token)
-		} else {
-			if n.children == nil {
-				n.children = make(map[string]*patternNode)
-			}
-			n.children[token] = child
-		}
-	}
-	if len(n.children) == 0 && len(n.here) == 0 && len(n.rest) == 0 {
-		return nil
-	}
-	return n
-}
-
-// match calls visit with the registrations whose patterns stand for name.
-func (n *patternNode) match(name string, sep byte, more bool, visit func(registrations)) {
-	if n == nil {
-		return
-	}
-	if !more {
-		visit(n.here)
-		return
-	}
-	visit(n.rest)
-	token, rest, more := cutToken(name, sep)
-	n.children[token].match(rest, sep, more, visit)
-	n.children["*"].match(rest, sep, more, visit)
-}
-
 // visit calls f with each group of registrations that match m. d.mu is held.
-func (d *Dispatcher) visit(m *Message, f func(registrations)) {
+func (d *Dispatcher) visit(m *Message, f func([]*registration)) {
 	if m.Kind == Response || m.Kind == ErrorResponse || m.Kind == Undeliverable {
 		if client, _, ok := m.Caller(); ok {
-			f(d.senders[sender{Response, client}])
+			f(d.senders[sender{Response, client}].all())
 			if m.Kind == Undeliverable {
-				f(d.senders[sender{Undeliverable, client}])
+				f(d.senders[sender{Undeliverable, client}].all())
 			}
 		}
 		return
 	}
-	f((*d.exact(m.Kind))[m.Name])
+	f((*d.exact(m.Kind))[m.Name].all())
 	if len(d.patterns) > 0 {
 		sep := separator(m.Name)
 		d.patterns[patternRoot{m.Kind, sep}].match(m.Name, sep, true, f)
@@ -184,10 +158,10 @@ func (d *Dispatcher) visit(m *Message, f func(registrations)) {
 // time if calls of Dispatch do.
 func (d *Dispatcher) Dispatch(delivery Delivery) int {
 	// Nearly always one group matches: only a second one costs memory.
-	var first registrations
-	var others []registrations
+	var first []*registration
+	var others [][]*registration
 	d.mu.RLock()
-	d.visit(delivery.Message, func(r registrations) {
+	d.visit(delivery.Message, func(r []*registration) {
 		switch {
 		case len(r) == 0:
 		case first == nil:
@@ -198,13 +172,19 @@ func (d *Dispatcher) Dispatch(delivery Delivery) int {
 	})
 	d.mu.RUnlock()
 
-	n := len(first)
-	for _, reg := range first {
-		reg.deliver(delivery)
-	}
+	n := deliver(first, delivery)
 	for _, r := range others {
-		n += len(r)
-		for _, reg := range r {
+		n += deliver(r, delivery)
+	}
+	return n
+}
+
+// deliver calls the deliver functions of those that have not been removed, and returns how many there were.
+func deliver(list []*registration, delivery Delivery) int {
+	n := 0
+	for _, reg := range list {
+		if !reg.removed.Load() {
+			n++
 			reg.deliver(delivery)
 		}
 	}
@@ -216,7 +196,7 @@ func (d *Dispatcher) Dispatch(delivery Delivery) int {
 func (d *Dispatcher) Wants(m *Message) bool {
 	found := false
 	d.mu.RLock()
-	d.visit(m, func(r registrations) { found = found || len(r) > 0 })
+	d.visit(m, func(r []*registration) { found = found || len(r) > 0 })
 	d.mu.RUnlock()
 	return found
 }
