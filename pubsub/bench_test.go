@@ -182,24 +182,46 @@ func BenchmarkPublishTake(b *testing.B) {
 	for _, name := range []string{"/t", "/robots/12/arm/left/joint_states"} {
 		b.Run(fmt.Sprintf("name=%d", len(name)), func(b *testing.B) {
 			node := newNode(b, intraprocess.NewBus())
-			pub := newPublisher(b, node, name)
-			sub := newSubscription(b, node, name)
-			body := make([]byte, payload)
-			ctx := b.Context()
-			b.ReportAllocs()
-			for b.Loop() {
-				if err := pub.Publish(ctx, body); err != nil {
-					b.Fatal(err)
-				}
-				if _, err := sub.Next(ctx); err != nil {
-					b.Fatal(err)
-				}
-			}
+			publishAndTake(b, newPublisher(b, node, name), newSubscription(b, node, name))
 		})
 	}
 }
 
-// numberedName returns a function that puts numbers into a name.
-func numberedName(format string) func(int) string {
-	return func(i int) string { return fmt.Sprintf(format, i) }
+// BenchmarkDispatch is a message that one subscription wants, beside others of other topics and, in "patterns",
+// of other patterns: how many there are is to make no difference.
+func BenchmarkDispatch(b *testing.B) {
+	for _, kind := range []struct{ name, others, wanted string }{
+		{"topics", "/robots/%d/position", "/robots/wanted/position"},
+		{"patterns", "/robots/%d/*", "/robots/wanted/*"},
+	} {
+		for _, n := range []int{1, 1000, 100_000} {
+			b.Run(fmt.Sprintf("%s=%d", kind.name, n), func(b *testing.B) { dispatch(b, n, kind.others, kind.wanted) })
+		}
+	}
+}
+
+func dispatch(b *testing.B, n int, others, wanted string) {
+	node := newNode(b, intraprocess.NewBus())
+	for i := range n - 1 {
+		newSubscription(b, node, fmt.Sprintf(others, i))
+	}
+	pub := newPublisher(b, node, "/robots/wanted/position")
+	sub := newSubscription(b, node, wanted)
+	runtime.GC() // of what is left of making so many
+	publishAndTake(b, pub, sub)
+}
+
+// publishAndTake measures a message's way through everything in one goroutine.
+func publishAndTake(b *testing.B, pub *pubsub.Publisher, sub *pubsub.Subscription) {
+	body := make([]byte, payload)
+	ctx := b.Context()
+	b.ReportAllocs()
+	for b.Loop() {
+		if err := pub.Publish(ctx, body); err != nil {
+			b.Fatal(err)
+		}
+		if _, err := sub.Next(ctx); err != nil {
+			b.Fatal(err)
+		}
+	}
 }
