@@ -76,6 +76,7 @@ func (o *soakOptions) flags(cmd *cobra.Command) {
 	flags.IntVar(&o.Load.Clients, "clients", 1, "clients of a service")
 	flags.IntVar(&o.Load.Servers, "servers", 1, "servers of it")
 	flags.StringVar(&o.Load.ServerMode, "server-mode", history.Durable, "servers are `MODE`: plain, durable or group")
+	flags.BoolVar(&o.Load.Batch, "batch", false, "let messages that are sent at the same time travel as one mail")
 	flags.DurationVar(&o.Load.Every, "every", 10*time.Millisecond, "`TIME` from one message of a publisher to the next")
 	flags.DurationVar(&o.Load.Work, "work", 0, "the longest `TIME` that handling a message takes")
 	flags.DurationVar(&o.Load.Lease, "lease", 5*time.Second, "the lease of the members")

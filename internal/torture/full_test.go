@@ -14,9 +14,9 @@ import (
 const lanes = 8
 
 // TestFullSweepSMTP, and the two below it, leave out no byte.
-func TestFullSweepSMTP(t *testing.T) { sweep(t, mailserver.SMTP, lanes, 1) }
+func TestFullSweepSMTP(t *testing.T) { sweep(t, mailserver.SMTP, 1, lanes, 1) }
 
-func TestFullSweepIMAP(t *testing.T) { sweep(t, mailserver.IMAP, lanes, 1) }
+func TestFullSweepIMAP(t *testing.T) { sweep(t, mailserver.IMAP, 1, lanes, 1) }
 
 func TestFullLateReplies(t *testing.T) {
 	length := newLane(t, mailserver.SMTP).session(proxy.ToClient, -1)

@@ -32,6 +32,10 @@ func (r *run) hire() error {
 	if base.Timeout == 0 {
 		base.Timeout = time.Minute
 	}
+	if l.Batch {
+		from.Batch.On, to.Batch.On = true, true
+		base.Parallel = 8
+	}
 	base.Mail = to
 	for i := range l.Plains {
 		c := base

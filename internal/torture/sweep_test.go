@@ -29,7 +29,8 @@ type lane struct {
 	to      email.Config
 	options []pubsub.SubscriptionOption
 	pub     *pubsub.Publisher
-	node    *transport.Node // of the subscription
+	others  []*pubsub.Publisher // that publish at the same time, if messages travel together
+	node    *transport.Node     // of the subscription
 	sub     *pubsub.Subscription
 	anew    bool // each session has a new subscription
 	n       uint64
@@ -40,7 +41,11 @@ type lane struct {
 
 // newLane makes a lane whose proxy is in front of a protocol. The subscription is durable if it is behind
 // the proxy.
-func newLane(t testing.TB, protocol mailserver.Service) *lane {
+func newLane(t testing.TB, protocol mailserver.Service) *lane { return newLaneOf(t, protocol, 1) }
+
+// newLaneOf makes one with so many publishers. If it is not one, what they publish at the same time travels
+// together.
+func newLaneOf(t testing.TB, protocol mailserver.Service, publishers int) *lane {
 	server, err := mailserver.Start(mailserver.Config{})
 	if err != nil {
 		t.Fatal(err)
@@ -63,14 +68,20 @@ func newLane(t testing.TB, protocol mailserver.Service) *lane {
 	} else {
 		to.IMAP = strings.Replace(to.IMAP, target, l.proxy.Addr(), 1)
 	}
+	from.Batch.On = publishers > 1
 	node, err := l.connect(from)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { l.close(node) })
-	if l.pub, err = pubsub.NewPublisher(node, "/t"); err != nil {
-		t.Fatal(err)
+	for range publishers {
+		pub, err := pubsub.NewPublisher(node, "/t")
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.others = append(l.others, pub)
 	}
+	l.pub, l.others = l.others[0], l.others[1:]
 	l.options = []pubsub.SubscriptionOption{pubsub.KeepAll()}
 	if protocol == mailserver.IMAP {
 		to.State = filepath.Join(t.TempDir(), "state")
@@ -116,11 +127,19 @@ func (l *lane) add(e history.Event) {
 	l.checker.Add(e, history.Position{})
 }
 
-// send publishes a message, and waits until it has been handled.
+// send publishes a message by each publisher, and waits until they have been handled.
 func (l *lane) send() {
 	ctx, cancel := context.WithTimeout(l.Context(), 20*time.Second)
 	defer cancel()
-	if err := l.publish(ctx); err != nil {
+	errs := make(chan error, len(l.others))
+	for _, pub := range l.others {
+		go func() { errs <- l.publishBy(ctx, pub, l.n+1) }()
+	}
+	err := l.publish(ctx)
+	for range l.others {
+		err = errors.Join(err, <-errs)
+	}
+	if err != nil {
 		l.Fatalf("message %d: %v", l.n, err)
 	}
 	for l.pending() {
@@ -131,9 +150,13 @@ func (l *lane) send() {
 // publish publishes a message.
 func (l *lane) publish(ctx context.Context) error {
 	l.n++
-	body := fmt.Appendf(nil, "%d", l.n)
-	e := history.Event{Kind: history.Publish, Publisher: l.pub.GID().String(), Number: l.n, Hash: history.Hash(body), Topic: "/t"}
-	err := l.pub.Publish(ctx, body, func(m *transport.Message) {
+	return l.publishBy(ctx, l.pub, l.n)
+}
+
+func (l *lane) publishBy(ctx context.Context, pub *pubsub.Publisher, n uint64) error {
+	body := fmt.Appendf(nil, "%d", n)
+	e := history.Event{Kind: history.Publish, Publisher: pub.GID().String(), Number: n, Hash: history.Hash(body), Topic: "/t"}
+	err := pub.Publish(ctx, body, func(m *transport.Message) {
 		e.Sequence = m.Info.Sequence
 		l.add(e)
 	})
@@ -213,23 +236,29 @@ func (l *lane) check() {
 	}
 }
 
-// sweep cuts sessions of a protocol in both directions, in so many lanes at once.
-func sweep(t *testing.T, protocol mailserver.Service, lanes int, stride int64) {
+// sweep cuts sessions of a protocol in both directions, in so many lanes at once with so many publishers.
+func sweep(t *testing.T, protocol mailserver.Service, publishers, lanes int, stride int64) {
 	for _, d := range []proxy.Direction{proxy.ToServer, proxy.ToClient} {
-		measure := newLane(t, protocol)
+		measure := newLaneOf(t, protocol, publishers)
 		length := max(measure.session(d, -1), measure.session(d, -1))
 		t.Logf("%v, direction %v: a session has %d bytes", protocol, d, length)
 		for i := range lanes {
 			t.Run(fmt.Sprintf("%v/%d/%d", protocol, d, i), func(t *testing.T) {
 				t.Parallel()
-				newLane(t, protocol).sweep(d, int64(i)*stride, int64(lanes)*stride, length)
+				newLaneOf(t, protocol, publishers).sweep(d, int64(i)*stride, int64(lanes)*stride, length)
 			})
 		}
 	}
 }
 
 // TestSweepSMTP: the connection of a publisher is cut at any byte, in either direction.
-func TestSweepSMTP(t *testing.T) { sweep(t, mailserver.SMTP, 2, 97) }
+func TestSweepSMTP(t *testing.T) { sweep(t, mailserver.SMTP, 1, 2, 97) }
+
+// TestSweepBatches: the same when messages travel together, and some are in the mail that breaks off.
+func TestSweepBatches(t *testing.T) { sweep(t, mailserver.SMTP, 5, 2, 197) }
 
 // TestSweepIMAP: the connection of a subscription is.
-func TestSweepIMAP(t *testing.T) { sweep(t, mailserver.IMAP, 2, 97) }
+func TestSweepIMAP(t *testing.T) { sweep(t, mailserver.IMAP, 1, 2, 97) }
+
+// TestSweepIMAPBatches: the same when it gets mails of several messages.
+func TestSweepIMAPBatches(t *testing.T) { sweep(t, mailserver.IMAP, 5, 2, 197) }

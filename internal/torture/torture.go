@@ -60,6 +60,9 @@ type Load struct {
 	// Group; empty means Plain.
 	Clients, Servers int
 	ServerMode       string
+	// Batch has messages that are sent at the same time travel as one mail, and eight publishers in each
+	// process of a publisher, so that some are.
+	Batch bool
 	// Every is how long a publisher or client waits between two messages, and Timeout
 	// how long one may take.
 	Every, Timeout time.Duration

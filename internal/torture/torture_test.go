@@ -8,6 +8,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/postbus/postbus/email/wire"
 	"github.com/postbus/postbus/internal/torture"
 	"github.com/postbus/postbus/internal/torture/history"
 	"github.com/postbus/postbus/internal/torture/worker"
@@ -80,6 +81,31 @@ func TestShort(t *testing.T) {
 	report := run(t, o)
 	if report != nil && (report.Acked != 100 || report.Answered != 20 || report.Handled != 100) {
 		t.Errorf("not everything was done")
+	}
+}
+
+// TestShortBatches: nor when messages travel together.
+func TestShortBatches(t *testing.T) {
+	server := embedded(t)
+	o := options(t, server)
+	o.Load = torture.Load{Messages: 800, Calls: 10, Publishers: 1, Outboxes: 1, Plains: 1, Durables: 1, Members: 2, Clients: 1, Servers: 1, Batch: true,
+		ServerMode: history.Durable, Lease: 3 * time.Second, NackEvery: 50, MaxBody: 2000, Every: 2 * time.Millisecond}
+	o.Faults = []string{"all"}
+	o.FaultEvery = 100 * time.Millisecond
+	run(t, o)
+	mails, err := server.Messages(server.Server.Accounts()[1].Address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	batches := 0
+	for _, mail := range mails {
+		if _, err := wire.Decode(mail); err == wire.ErrBatch {
+			batches++
+		}
+	}
+	t.Logf("%d mails, %d of several messages", len(mails), batches)
+	if batches == 0 || len(mails) >= 800 {
+		t.Error("no messages travelled together")
 	}
 }
 
