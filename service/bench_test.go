@@ -133,6 +133,24 @@ func BenchmarkCall(b *testing.B) {
 	}
 }
 
+// A call costs a few allocations: the two messages with their bodies, and what stands for the call at either end.
+func TestAllocationsOfACall(t *testing.T) {
+	bus := intraprocess.NewBus()
+	serve(t, newNode(t, bus), "/s", echo)
+	client, ctx := newClient(t, newNode(t, bus), "/s"), t.Context()
+	call := func() {
+		if _, err := client.Call(ctx, payload); err != nil {
+			t.Error(err)
+		}
+	}
+	for range service.KeptAnswers {
+		call() // so that what is kept is made of what was
+	}
+	if n := testing.AllocsPerRun(1000, call); n > 8 {
+		t.Errorf("%v allocations a call, want 8 at most", n)
+	}
+}
+
 // BenchmarkCallWithDeadline is BenchmarkCall with a context of its own for each call, as programs have.
 func BenchmarkCallWithDeadline(b *testing.B) {
 	client, server := ends(b)

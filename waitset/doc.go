@@ -48,5 +48,5 @@
 //
 // A waiting set uses no processor time. A wait costs time in proportion to the entities
 // that are ready or have changed since the last wait, not to all in the set, and it does
-// not allocate.
+// not allocate. WaitAll asks every entity, when all seem to be ready.
 package waitset
