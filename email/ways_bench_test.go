@@ -152,3 +152,37 @@ func measureWay(b *testing.B, from, to *email.Carrier, floor func() error) {
 	b.ReportMetric(float64(median.Nanoseconds())/1000, "floor-µs")
 	b.ReportMetric(float64(ours[len(ours)/2])/float64(median), "p50/floor")
 }
+
+// BenchmarkListenThroughput is how many messages a node that listens gets over LMTP, as fast as they are taken.
+func BenchmarkListenThroughput(b *testing.B) {
+	for name, batch := range map[string]bool{"single": false, "batch": true} {
+		b.Run(name, func(b *testing.B) {
+			c := listeningNode(b, func(c *email.Config) { c.Batch.On = batch })
+			defer closeCarrier(b, c)
+			all := make(chan struct{})
+			left := b.N
+			if _, err := c.Receive(transport.Interest{Kind: transport.TopicMessage, Name: "/t"}, func(transport.Delivery) {
+				if left--; left == 0 {
+					close(all)
+				}
+			}); err != nil {
+				b.Fatal(err)
+			}
+			messages := &bench{TB: b, gid: transport.NewGID()}
+			b.ResetTimer()
+			const some = 1000
+			for sent := 0; sent < b.N; {
+				var msgs []*transport.Message
+				for range min(some, b.N-sent) {
+					msgs = append(msgs, messages.message(payload))
+				}
+				if err := c.Send(b.Context(), msgs...); err != nil {
+					b.Fatal(err)
+				}
+				sent += len(msgs)
+			}
+			<-all
+			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "msg/s")
+		})
+	}
+}
