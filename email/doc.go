@@ -67,7 +67,7 @@
 //
 //	lmtp+unix:///run/robot.sock    lmtp+insecure://127.0.0.1:24    smtp+insecure://127.0.0.1:25
 //
-// Nothing but "insecure" makes a password or message travel without TLS 1.2 or later
+// Nothing but "insecure", and a socket of the machine, makes a password or message travel without TLS 1.2 or later
 // and a valid certificate.
 //
 // Where the server delivers into the recipients' mailboxes itself, as Dovecot does, url-smtp can be its LMTP (RFC 2033), which has no queue on the
@@ -77,7 +77,7 @@
 // With an IMAP URL as url-smtp there is no SMTP at all: messages are appended to a folder of the account, or to one of
 // somebody else's that is shared with it (RFC 4314), and everybody who watches the folder gets them, as soon
 // as the server has stored them. Whoever the recipients are, they get nothing by that; those of To and Cc are written into the
-// mail, and with none it is addressed to the account. Nobody bounces such a message. The mails are new: without flags, unread, and of
+// mail, those of Bcc nowhere, and with none it is addressed to the account. Nobody bounces such a message. The mails are new: without flags, unread, and of
 // the server's date.
 //
 // An IMAP URL can name a folder, as in imaps://host/Team/Robots, which in url-imap is watched instead of INBOX: one
