@@ -25,7 +25,7 @@ PARTS=("$@")
 mkdir -p "$OUT" "$PLOTS"
 OUT=$(realpath "$OUT")
 
-# bench NAME MEASURE FLAG... measures, and writes NAME.json and the table NAME.txt. A measurement that finds
+# bench NAME MEASURE FLAG... measures, and writes NAME.json and the tables NAME.txt and NAME.md. A measurement that finds
 # messages lost or out of order ends the script.
 bench() {
   local name=$1
@@ -36,9 +36,10 @@ bench() {
     return 1
   }
   {
-    echo "\$ postbus bench ${*/"$CONFIG"/email.yml}"
-    "$OUT/postbus" bench show "$OUT/$name.json"
-  } >"$OUT/$name.txt"
+    printf '`postbus bench %s`\n\n' "${*/"$CONFIG"/email.yml}"
+    "$OUT/postbus" bench show --markdown "$OUT/$name.json" | sed 1d
+  } >"$OUT/$name.md"
+  "$OUT/postbus" bench show "$OUT/$name.json" >"$OUT/$name.txt"
 }
 
 # many N prints a number of messages, scaled.
@@ -184,7 +185,7 @@ fill() {
       print
       all = 1
       for (i = 3; i < NF; i++) all = all && there($i)
-      if (all) { for (i = 3; i < NF; i++) printf "%s%s", i > 3 ? "\n" : "", content($i); skip = 1 }
+      if (all) { for (i = 3; i < NF; i++) printf "%s%s", (i > 3 ? "\n" : ""), content($i); skip = 1 }
       next
     }
     /^<!-- end -->$/ { skip = 0 }

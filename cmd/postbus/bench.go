@@ -69,7 +69,8 @@ arrival.`),
 }
 
 func (a *app) benchShow() *cobra.Command {
-	return &cobra.Command{
+	var markdown bool
+	cmd := &cobra.Command{
 		Use:     "show FILE...",
 		Short:   "Show what --json has written as tables",
 		Long:    "Show prints reports that were written with --json as the tables that they would have been.\n\n" + exitCodes,
@@ -91,13 +92,19 @@ func (a *app) benchShow() *cobra.Command {
 				if err != nil {
 					return fmt.Errorf("%s: %w", name, err)
 				}
-				if err := report.WriteText(a.stdout); err != nil {
+				write := report.WriteText
+				if markdown {
+					write = report.WriteMarkdown
+				}
+				if err := write(a.stdout); err != nil {
 					return err
 				}
 			}
 			return nil
 		},
 	}
+	cmd.Flags().BoolVar(&markdown, "markdown", false, "print short tables in Markdown")
+	return cmd
 }
 
 // benchPublisher is what the process runs that --apart starts.
