@@ -61,7 +61,8 @@ type receiver struct {
 	waited    bool
 	proven    int
 	rhythms   rhythms
-	live      reader // for all interests that have no place of their own
+	noted     imap.UID // the last mail that was a sign of life
+	live      reader   // for all interests that have no place of their own
 	rescan    rescan
 	skips     skips
 	retention retention
@@ -408,12 +409,15 @@ func (l liveAudience) take(f fetched, m *transport.Message) (n int, ok bool) {
 	if a := l.rescan.arrived; l.onMail != nil && (a.IsZero() || !a.Before(l.rescan.looked.Add(-clockSkew))) {
 		l.onMail(f.body, m)
 	}
-	l.feeds.moved(after(f.uid))
+	if f.part == 0 {
+		l.feeds.moved(after(f.uid))
+	}
 	n = l.dispatcher.Dispatch(transport.Delivery{Message: m}) + l.offerFeeds(f, m)
 	if !m.InReplyTo.IsZero() {
 		l.awaited.settle(m.InReplyTo)
 	}
-	if n > 0 {
+	if n > 0 && (f.part == 0 || l.noted != f.uid) { // what comes in one mail is one sign of life
+		l.noted = f.uid
 		l.touch()
 		l.rhythms.heard(m.Info.PublisherGID, m.Info.ReceivedTime)
 	}
