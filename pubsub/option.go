@@ -70,13 +70,14 @@ func Group(name string) SubscriptionOption {
 
 // Lease is how long a member of a group may be silent, because its process or network has died,
 // before others get what it had not settled. The default is transport.DefaultLease, the least
-// transport.MinLease, the longest transport.MaxLease.
+// transport.MinLease, the longest transport.MaxLease. It is an error without Group.
 func Lease(d time.Duration) SubscriptionOption {
 	return subscriptionOption(func(s *subscribing) { s.interest.Lease = d })
 }
 
 // MaxDeliver is how often a message of a durable subscription or group is delivered while it can't be
 // handled; after that it is kept as a dead letter. The default is transport.DefaultMaxDeliver.
+// It is an error without Durable or Group.
 func MaxDeliver(n int) SubscriptionOption {
 	return subscriptionOption(func(s *subscribing) { s.interest.MaxDeliver = n })
 }

@@ -47,7 +47,7 @@ func Group(name string) ServerOption {
 
 // Lease is how long a member of a group may be silent, because its process or network has died,
 // before others get what it had not answered. The default is transport.DefaultLease, the least
-// transport.MinLease, the longest transport.MaxLease.
+// transport.MinLease, the longest transport.MaxLease. It is an error without Group.
 func Lease(d time.Duration) ServerOption {
 	return serverOption(func(i *transport.Interest) { i.Lease = d })
 }

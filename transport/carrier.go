@@ -107,13 +107,13 @@ type Interest struct {
 	// number of nodes: each message is delivered to one of them, until one has settled it.
 	Group string
 	// Lease is how long a member of the group may be silent, because its process or
-	// network has died, before others get what it had not settled. Zero means DefaultLease.
+	// network has died, before others get what it had not settled. Zero means DefaultLease. It needs a Group.
 	Lease time.Duration
 	// InFlight is how many deliveries, with Durable or Group, may be unsettled at once;
-	// further messages stay where they are. Zero means DefaultInFlight.
+	// further messages stay where they are. Zero means DefaultInFlight. It needs one of these.
 	InFlight int
 	// MaxDeliver is how often a message is delivered, with Durable or Group, while Nack
-	// is the answer; after that it is a dead letter. Zero means DefaultMaxDeliver.
+	// is the answer; after that it is a dead letter. Zero means DefaultMaxDeliver. It needs one of these.
 	MaxDeliver int
 }
 
@@ -172,6 +172,10 @@ func (i Interest) Validate() error {
 		return fmt.Errorf("%d deliveries in flight; 1 to %d are possible", i.InFlight, MaxInFlight)
 	case i.MaxDeliver < 0:
 		return fmt.Errorf("MaxDeliver is %d, it can't be negative", i.MaxDeliver)
+	case !i.Tracked() && (i.InFlight != 0 || i.MaxDeliver != 0):
+		return fmt.Errorf("%s: InFlight and MaxDeliver are for interests with Durable or Group, whose deliveries are settled", i.Name)
+	case i.Group == "" && i.Lease != 0:
+		return fmt.Errorf("%s: a lease is for interests with Group, where others take over", i.Name)
 	case i.Lease != 0 && (i.Lease < MinLease || i.Lease > MaxLease):
 		return fmt.Errorf("a lease of %v; %v to %v are possible", i.Lease, MinLease, MaxLease)
 	}

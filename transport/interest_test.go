@@ -31,10 +31,13 @@ func TestInterestValidate(t *testing.T) {
 		{"bounces of a group", transport.Interest{Kind: transport.Undeliverable, Group: "d"}, transport.ErrInvalidKind},
 		{"last", transport.Interest{Kind: transport.TopicMessage, Name: "/t", Last: -1}, other},
 		{"many last", transport.Interest{Kind: transport.TopicMessage, Name: "/t", Last: transport.MaxLast + 1}, other},
-		{"in flight", transport.Interest{Kind: transport.TopicMessage, Name: "/t", InFlight: transport.MaxInFlight + 1}, other},
-		{"max deliver", transport.Interest{Kind: transport.TopicMessage, Name: "/t", MaxDeliver: -1}, other},
-		{"lease", transport.Interest{Kind: transport.TopicMessage, Name: "/t", Lease: time.Second}, other},
+		{"in flight", transport.Interest{Kind: transport.TopicMessage, Name: "/t", Durable: "d", InFlight: transport.MaxInFlight + 1}, other},
+		{"max deliver", transport.Interest{Kind: transport.TopicMessage, Name: "/t", Durable: "d", MaxDeliver: -1}, other},
+		{"lease", transport.Interest{Kind: transport.TopicMessage, Name: "/t", Group: "g", Lease: time.Second}, other},
 		{"long lease", transport.Interest{Kind: transport.TopicMessage, Name: "/t", Group: "g", Lease: transport.MaxLease + 1}, other},
+		{"in flight without tracking", transport.Interest{Kind: transport.TopicMessage, Name: "/t", InFlight: 1}, other},
+		{"max deliver without tracking", transport.Interest{Kind: transport.Request, Name: "/s", MaxDeliver: 1}, other},
+		{"lease without group", transport.Interest{Kind: transport.TopicMessage, Name: "/t", Durable: "d", Lease: transport.MinLease}, other},
 	} {
 		if err := test.i.Validate(); (err == nil) != (test.want == nil) || test.want != other && !errors.Is(err, test.want) {
 			t.Errorf("%s: %v, want %v", test.what, err, test.want)
