@@ -1,7 +1,6 @@
 package email
 
 import (
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -31,7 +30,7 @@ type live struct {
 	stopped   atomic.Bool
 	sequencer *order.Sequencer // or nil
 
-	// handled is what has been delivered without a sequencer. It belongs to the receiver's loop.
+	// handled is what has been delivered. It belongs to the sequencer or, without one, to the receiver's loop.
 	handled order.Memory
 }
 
@@ -40,7 +39,7 @@ func (r *receiver) newLive(interest transport.Interest, deliver func(transport.D
 	l := &live{receiver: r, deliver: deliver, began: time.Now()}
 	r.lives.Store(l, nil)
 	if interest.Kind == transport.TopicMessage {
-		l.sequencer = order.NewSequencer(order.Options{Wait: interest.GapWait, Deliver: deliver, Gap: interest.Gap})
+		l.sequencer = order.NewSequencer(order.Options{Wait: interest.GapWait, Deliver: deliver, Gap: interest.Gap, Handled: &l.handled})
 	}
 	return l
 }
@@ -54,12 +53,13 @@ func (r *receiver) receive(interest transport.Interest, deliver func(transport.D
 	}
 	remove := r.dispatcher.Add(interest, func(d transport.Delivery) { l.take(d.Message, r.rescan.arrived) })
 	r.expect()
-	return sync.OnceFunc(func() {
+	return func() {
 		remove()
 		l.stop()
-	})
+	}
 }
 
+// stop ends the interest. It may be called more than once.
 func (l *live) stop() {
 	l.stopped.Store(true)
 	l.receiver.lives.Delete(l)

@@ -2,10 +2,11 @@ package order
 
 import "container/list"
 
-// lru is a map that knows which of its elements has not been used for longest.
+// lru is a map that knows which of its elements has not been used for longest. The zero value is empty, and
+// small: there are four for each interest, most of which are never used.
 type lru[K comparable, V any] struct {
 	elements map[K]*list.Element
-	order    list.List // of *item[K, V], the one used last at the back
+	order    *list.List // of *item[K, V], the one used last at the back; nil until there is one
 }
 
 type item[K comparable, V any] struct {
@@ -32,7 +33,7 @@ func (l *lru[K, V]) use(key K) {
 // put adds a key that is not there, as the one used last.
 func (l *lru[K, V]) put(key K, value V) {
 	if l.elements == nil {
-		l.elements = make(map[K]*list.Element)
+		l.elements, l.order = make(map[K]*list.Element), list.New()
 	}
 	l.elements[key] = l.order.PushBack(&item[K, V]{key, value})
 }
@@ -55,6 +56,9 @@ func (l *lru[K, V]) len() int { return len(l.elements) }
 
 // all yields the elements, the one that has not been used for longest first.
 func (l *lru[K, V]) all(yield func(K, V) bool) {
+	if l.order == nil {
+		return
+	}
 	for e := l.order.Front(); e != nil; {
 		next := e.Next() // e may be removed
 		if i := e.Value.(*item[K, V]); !yield(i.key, i.value) {
