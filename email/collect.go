@@ -125,7 +125,7 @@ func (c *collector) enter(ctx context.Context, msgs []*transport.Message) (*call
 	if c.limits.Delay > 0 {
 		w.since = time.Now()
 	}
-	c.file(w, false)
+	c.file(false, w)
 	if c.count >= c.limits.Messages && c.limits.Delay > 0 {
 		select {
 		case c.full <- struct{}{}:
@@ -135,9 +135,12 @@ func (c *collector) enter(ctx context.Context, msgs []*transport.Message) (*call
 	return w, nil
 }
 
-// file puts a call into the lane of its next message, at the end or in front. c.mu is held.
-func (c *collector) file(w *call, first bool) {
-	key := laneOf(w.msgs[w.taken])
+// file puts calls whose next messages have the same recipients into their lane, at the end or in front. c.mu is held.
+func (c *collector) file(first bool, calls ...*call) {
+	if len(calls) == 0 {
+		return
+	}
+	key := laneOf(calls[0].msgs[calls[0].taken])
 	l := c.lanes[key]
 	if l == nil {
 		l = &lane{key: key}
@@ -145,12 +148,14 @@ func (c *collector) file(w *call, first bool) {
 		c.turns = append(c.turns, l)
 	}
 	if first {
-		l.calls = slices.Insert(l.calls, 0, w)
+		l.calls = slices.Insert(l.calls, 0, calls...)
 	} else {
-		l.calls = append(l.calls, w)
+		l.calls = append(l.calls, calls...)
 	}
-	w.state, w.filed, w.with = waiting, true, nil
-	c.count += len(w.msgs) - w.taken
+	for _, w := range calls {
+		w.state, w.filed, w.with = waiting, true, nil
+		c.count += len(w.msgs) - w.taken
+	}
 }
 
 // pass ends the sending of the one that enter has let through. It reports whether something has been collected, which the
@@ -229,9 +234,11 @@ func (c *collector) takeOff(b *load, count int) {
 		count -= p.count
 		p.call.state = flying
 	}
-	for _, p := range slices.Backward(b.pieces[i:]) {
-		c.file(p.call, true)
+	back := make([]*call, 0, len(b.pieces)-i)
+	for _, p := range b.pieces[i:] {
+		back = append(back, p.call)
 	}
+	c.file(true, back...)
 	b.pieces = b.pieces[:i]
 	b.aboard = i
 	close(b.packed)
@@ -272,7 +279,7 @@ func (c *collector) settle(pieces []piece, err error) {
 			w.taken += p.count
 		}
 		if err == nil && w.taken < len(w.msgs) {
-			c.file(w, true)
+			c.file(true, w)
 			continue
 		}
 		w.state, w.err = over, err
