@@ -10,9 +10,6 @@ import (
 // handler has not come to its next Read.
 const flushBytes = 32 << 10
 
-// keptBytes is how much room a connection keeps for that while it waits for its client.
-const keptBytes = 8 << 10
-
 // conn is a client's connection. It knows when its handler is done with it, and
 // ends when the client is silent for longer than its service allows.
 //
@@ -92,9 +89,6 @@ func (c *conn) beginRead() error {
 	defer c.mu.Unlock()
 	if err := c.flush(nil); err != nil {
 		return err
-	}
-	if cap(c.pending) > keptBytes {
-		c.pending = nil
 	}
 	deadline := c.deadline
 	if idle := c.run.service.idle; idle > 0 {
