@@ -36,6 +36,25 @@ func BenchmarkLatency(b *testing.B) {
 	}
 }
 
+// BenchmarkLatencyAtRest is the time from publishing to delivery to a subscriber that is in IDLE, and what that costs
+// the server in commands.
+func BenchmarkLatencyAtRest(b *testing.B) {
+	bench := newBench(b, mailserver.Config{}, quiet)
+	var times []time.Duration
+	before := bench.server.Stats().IMAPCommands
+	for b.Loop() {
+		time.Sleep(15 * time.Millisecond)
+		start := time.Now()
+		if err := bench.carrier.Send(b.Context(), bench.message(payload)); err != nil {
+			b.Fatal(err)
+		}
+		<-bench.got
+		times = append(times, time.Since(start))
+	}
+	reportPercentiles(b, times)
+	b.ReportMetric(float64(bench.server.Stats().IMAPCommands-before)/float64(len(times)), "commands/op")
+}
+
 // BenchmarkRoundTrip is the time from a request to its answer by another node.
 func BenchmarkRoundTrip(b *testing.B) {
 	bench := newBench(b, mailserver.Config{}, quiet)

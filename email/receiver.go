@@ -15,13 +15,6 @@ import (
 	"github.com/postbus/postbus/transport"
 )
 
-// lateTries is how often IDLE may be late before it counts as slow. Once can be chance:
-// the mail came when IDLE had just been ended.
-const lateTries = 3
-
-// provenTries is how often in a row IDLE must have been faster than the looks to be trusted without many.
-const provenTries = 8
-
 // receiver is the polling manager: it owns the IMAP connection, decides when to look
 // into the inbox, and dispatches what it finds there.
 type receiver struct {
@@ -54,12 +47,10 @@ type receiver struct {
 	session *session
 	failed  int // connections that did not live long
 	cost    time.Duration
-	// late is how many times in a row a look has found mail that the server, in IDLE
-	// before, had not announced; waited that it was in IDLE before, and had not; proven how many times in
-	// a row it has announced a mail before a look.
-	late      int
+	// trust is how far IDLE can be relied on; waited says that the server was in IDLE and had not announced
+	// anything before the look that comes next.
+	trust     trust
 	waited    bool
-	proven    int
 	rhythms   rhythms
 	noted     imap.UID // the last mail that was a sign of life
 	live      reader   // for all interests that have no place of their own
@@ -220,8 +211,8 @@ func (r *receiver) rest(ctx context.Context) error {
 		quiet:   now.Sub(r.start) - time.Duration(r.active.Load()),
 		cost:    r.cost,
 		canIdle: r.session.canIdle,
-		prompt:  r.late < lateTries,
-		proven:  r.proven >= provenTries,
+		prompt:  r.trust > distrusted,
+		proven:  r.trust >= trusted,
 		awaited: r.awaited.any(now),
 		beat:    r.rhythms.next(now),
 		period:  r.period,
@@ -245,8 +236,7 @@ func (r *receiver) rest(ctx context.Context) error {
 		r.waited = idle
 	case <-r.session.news:
 		if idle && time.Since(start) < idleDelay {
-			r.late = 0
-			r.proven = min(r.proven+1, provenTries)
+			r.trust.prompt()
 		}
 	case <-r.wake:
 	case <-r.session.client.Closed():
@@ -345,8 +335,7 @@ func (r *receiver) lookLive(ctx context.Context) (more bool, err error) {
 	r.live.found = false
 	more, err = r.live.fetch(ctx)
 	if waited && r.live.found {
-		r.late++
-		r.proven = 0
+		r.trust.late()
 	}
 	if err != nil {
 		r.live.isolation.broke(r.live.cursor.next)

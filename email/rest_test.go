@@ -41,7 +41,7 @@ func TestWakeUpCommands(t *testing.T) {
 			t.want(n+1, n+messages)
 			n += messages
 		}
-		for range 2 * provenTries {
+		for range 2 * mostTrusted {
 			round(1)
 		}
 		fetches := t.script.count("UID FETCH")
@@ -68,7 +68,7 @@ func TestWakeUpCommands(t *testing.T) {
 // by half of the time that it has been quiet at most.
 func TestLostNotification(t *testing.T) {
 	withScript(t, nil, func(t *scriptTest) {
-		const rounds = 3 * provenTries
+		const rounds = int(mostTrusted)
 		for n := 1; n <= rounds; n++ {
 			time.Sleep(50500 * time.Microsecond) // between two looks
 			t.script.addMessages(n, n)
@@ -91,7 +91,8 @@ func TestLostNotification(t *testing.T) {
 func TestAnswerAwaited(t *testing.T) {
 	withScript(t, nil, func(t *scriptTest) {
 		t.script.silent.Store(true)
-		for n := 1; n <= lateTries+1; n++ { // so that IDLE counts as late
+		const late = 4
+		for n := 1; n <= late; n++ { // so that IDLE counts as late
 			time.Sleep(10 * time.Millisecond)
 			t.script.addMessages(n, n)
 			t.want(n, n)
@@ -106,10 +107,10 @@ func TestAnswerAwaited(t *testing.T) {
 			t.Errorf("%d looks in ten seconds", n)
 		}
 		start := time.Now()
-		t.script.addMessages(lateTries+2, lateTries+2)
-		t.want(lateTries+2, lateTries+2)
-		if late := time.Since(start); late > awaitedWait {
-			t.Errorf("found %v late", late)
+		t.script.addMessages(late+1, late+1)
+		t.want(late+1, late+1)
+		if took := time.Since(start); took > awaitedWait {
+			t.Errorf("found %v late", took)
 		}
 		t.receiver.awaited.settle(request.ID)
 		time.Sleep(20 * time.Second)

@@ -2,6 +2,7 @@ package mailserver_test
 
 import (
 	"fmt"
+	"sync"
 	"testing"
 
 	"github.com/emersion/go-imap/v2"
@@ -60,14 +61,16 @@ func TestIdleThenFetch(t *testing.T) {
 	c, data := openInbox(t, server, peer)
 	const n = 2000
 	sender := dialSMTP(t, server, robot)
-	go func() {
+	var sending sync.WaitGroup
+	defer sending.Wait() // the last mail may be there before its 250 is
+	sending.Go(func() {
 		for i := range n {
 			if err := send(sender, robot, []string{peer}, fmt.Sprintf("Subject: %d\r\n\r\nbody\r\n", i)); err != nil {
 				t.Error(err)
 				return
 			}
 		}
-	}()
+	})
 	next, got, known := data.UIDNext, 0, uint32(0)
 	for got < n {
 		idle, err := c.Idle()
