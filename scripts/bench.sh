@@ -37,7 +37,7 @@ bench() {
   }
   {
     printf '`postbus bench %s`\n\n' "${*/"$CONFIG"/email.yml}"
-    "$OUT/postbus" bench show --markdown "$OUT/$name.json" | sed 1d
+    "$OUT/postbus" bench show --markdown "$OUT/$name.json" | sed 1,2d
   } >"$OUT/$name.md"
   "$OUT/postbus" bench show "$OUT/$name.json" >"$OUT/$name.txt"
 }
@@ -100,7 +100,7 @@ stock() {
   bench stock-call call "${on[@]}" --count "$(many 200)" --plot "$PLOTS/stock-call.svg"
   bench stock-throughput throughput "${on[@]}" --count "$(many 1500)"
   bench stock-throughput-batch throughput "${on[@]}" --count "$(many 30000)" --no-floor --batch --in-flight 4096
-  bench stock-latency-quiet latency "${on[@]}" --runs 1 --rate 0.06 --count "$(many 5)" --warm-up 1 --no-floor
+  bench stock-latency-quiet latency "${on[@]}" --runs 1 --rate 0.06 --count "$(many 4)" --warm-up 1 --no-floor
   bench stock-idle idle --carrier config --config "$CONFIG" --duration 120s
   config "$POSTBUS_TEST_LMTP"
   bench stock-lmtp-latency latency "${on[@]}" --rate 100 --count "$(many 500)"

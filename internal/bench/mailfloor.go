@@ -29,10 +29,17 @@ var _ System = Mail{}
 // in one flight, when they are published as fast as it takes them.
 const depth = 16
 
+// Where throughput counts, a FETCH that has found fewer than enough mails is followed by a pause: looking
+// without one would take the time that the server needs to deliver.
+const (
+	enough = 64
+	pause  = time.Millisecond
+)
+
 // Open implements System. Each publisher has a connection; all subscribers share one, whose mails
 // are given to all of them.
 func (m Mail) Open(ctx context.Context, load Load) (Session, error) {
-	s := &mailSession{word: m.Word, write: m.Write, ready: make([][]Arrival, load.Subscribers)}
+	s := &mailSession{word: m.Word, write: m.Write, burst: load.Rate == 0 && !load.Lockstep, ready: make([][]Arrival, load.Subscribers)}
 	for range load.Subscribers {
 		s.taken = append(s.taken, newMemoryQueue())
 	}
@@ -58,7 +65,7 @@ func (s *mailSession) open(ctx context.Context, account raw.Account, load Load) 
 			return err
 		}
 		p := &mailPublisher{Submitter: out}
-		if s.fetcher != nil && out.Deep() && load.Rate == 0 && !load.Lockstep {
+		if s.fetcher != nil && out.Deep() && s.burst {
 			p.depth = depth
 		}
 		s.publishers = append(s.publishers, p)
@@ -70,6 +77,7 @@ type mailSession struct {
 	word       string
 	write      func(publisher int, number uint64, body []byte) ([]byte, error) // may be nil
 	publishers []*mailPublisher
+	burst      bool           // throughput counts, not latency
 	fetcher    *raw.Fetcher   // nil without an inbox
 	taken      []*memoryQueue // of each subscriber, without an inbox
 
@@ -183,16 +191,21 @@ func (s *mailSession) next(ctx context.Context, subscriber int) (a Arrival, ok b
 		s.ready[subscriber] = ready[1:]
 		return ready[0], true, nil
 	}
+	found := 0
 	err = s.fetcher.Fetch(ctx, func(mail []byte) error {
 		a, ours, err := s.readMail(mail)
 		if err != nil || !ours {
 			return err
 		}
+		found++
 		for i := range s.ready {
 			s.ready[i] = append(s.ready[i], a)
 		}
 		return nil
 	})
+	if err == nil && s.burst && found < enough {
+		err = rest(ctx, pause)
+	}
 	return Arrival{}, false, err
 }
 

@@ -31,12 +31,20 @@ func main() {
 
 // write writes the table for the reports in a folder. What is not there is shown as not measured.
 func write(out io.Writer, dir string) error {
-	fmt.Fprintln(out, "| | | wanted | measured | |\n|---|---|---|---|---|")
-	for _, t := range targets {
-		reports, err := t.read(dir)
-		if err != nil {
+	all := make([][]*bench.Report, len(targets))
+	machine := ""
+	for i, t := range targets {
+		var err error
+		if all[i], err = t.read(dir); err != nil {
 			return err
 		}
+		if machine == "" && all[i] != nil {
+			machine = fmt.Sprintf("Measured on %s; medians of %d runs.\n\n", all[i][0].Machine, all[i][0].Runs)
+		}
+	}
+	fmt.Fprint(out, machine, "| | | wanted | measured | |\n|---|---|---|---|---|\n")
+	for i, t := range targets {
+		reports := all[i]
 		relation := "≤"
 		if t.more {
 			relation = "≥"
