@@ -34,24 +34,10 @@ type limit struct {
 	measured float64
 	plan     bench.Plan
 	of       func(*bench.Report) float64
-	more     bool // the greater the better
 }
 
-// bound returns the worst ratio that is let through.
-func (l limit) bound() float64 {
-	if l.more {
-		return l.measured / 2
-	}
-	return l.measured * 2
-}
-
-// better reports whether a is better than b, or as good.
-func (l limit) better(a, b float64) bool {
-	if l.more {
-		return a >= b
-	}
-	return a <= b
-}
+// bound returns the greatest ratio that is let through.
+func (l limit) bound() float64 { return l.measured * 2 }
 
 // check tries each limit until it is kept. A run that loses messages fails at once.
 func check(ctx context.Context, limits []limit, all bool, out io.Writer) error {
@@ -62,7 +48,7 @@ func check(ctx context.Context, limits []limit, all bool, out io.Writer) error {
 			return fmt.Errorf("%s: %w", l.name, err)
 		}
 		verdict := "fine"
-		if !l.better(best, l.bound()) {
+		if best > l.bound() {
 			verdict = fmt.Sprintf("TOO BAD in each of %d tries", tries)
 			missed++
 		}
@@ -81,10 +67,10 @@ func (l limit) try(ctx context.Context, all bool) (best float64, err error) {
 		if err != nil {
 			return 0, err
 		}
-		if ratio := l.of(report); i == 0 || l.better(ratio, best) {
+		if ratio := l.of(report); i == 0 || ratio < best {
 			best = ratio
 		}
-		if l.better(best, l.bound()) && !all {
+		if best <= l.bound() && !all {
 			break
 		}
 	}

@@ -27,19 +27,15 @@ func (s scripted) Start(ctx context.Context) (bench.Ground, error) {
 func TestCheck(t *testing.T) {
 	for _, c := range []struct {
 		ratios []float64
-		more   bool
 		starts int
 		want   string
 	}{
 		{ratios: []float64{3}, starts: 1},
 		{ratios: []float64{5, 4.1, 4}, starts: 3},
 		{ratios: []float64{5, 5, 5, 4.5, 6}, starts: tries, want: "1 of 1 ratios"},
-		{ratios: []float64{1}, more: true, starts: 1},
-		{ratios: []float64{0.9, 0.2, 7}, more: true, starts: 3},
-		{ratios: []float64{0.9, 0.9, 0.9, 0.9, 0.99}, more: true, starts: tries, want: "1 of 1 ratios"},
 	} {
 		runs := 0
-		l := limit{name: "x", measured: 2, more: c.more, of: func(*bench.Report) float64 { runs++; return c.ratios[runs-1] }}
+		l := limit{name: "x", measured: 2, of: func(*bench.Report) float64 { runs++; return c.ratios[runs-1] }}
 		started := 0
 		l.plan = plan(bench.Throughput, scripted{Bed: bench.Intraprocess{}, started: &started}, bench.Load{Count: 10})
 		var out strings.Builder
@@ -65,6 +61,9 @@ func TestCheckFailsWithTheBench(t *testing.T) {
 func TestLimits(t *testing.T) {
 	for _, l := range limits {
 		l.plan.Load.Count, l.plan.Load.WarmUp = 20, 2
+		if l.plan.Bed.Name() == "intraprocess" {
+			l.plan.Load.Count = 5000 // so that it takes any time
+		}
 		if l.measured <= 0 {
 			t.Errorf("%s: nothing was measured", l.name)
 		}
