@@ -293,7 +293,7 @@
 // which common servers delay IDLE notifications. Where a publisher keeps a rhythm of up to ten seconds, looks
 // are fewer before its next message is due, and every millisecond then. While the answer to a call is awaited
 // there are ten looks a second, at least, until it comes or until the deadline. A server that has announced
-// eight messages in a row before a look has found them is trusted: there are few looks then, for notifications
+// some eight messages before a look has found them is trusted: there are few looks then, for notifications
 // that get lost. Once in two minutes, or once in a
 // polling-period, the carrier looks in any case, because notifications get lost. A server
 // without IDLE is looked at every second.
