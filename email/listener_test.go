@@ -4,10 +4,13 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -15,6 +18,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/emersion/go-smtp"
 
 	"github.com/postbus/postbus/email/wire"
 	"github.com/postbus/postbus/transport"
@@ -420,6 +425,53 @@ func TestListenMany(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestListenTLS: a listener with TLS is served, and one who connects and says nothing is not waited for.
+func TestListenTLS(t *testing.T) {
+	web := httptest.NewTLSServer(http.NotFoundHandler()) // it has a certificate
+	defer web.Close()
+	trust := web.Client().Transport.(*http.Transport).TLSClientConfig.Clone()
+	trust.ServerName = "example.com"
+	plain, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	config := Config{SMTP: "unused", IMAP: "smtp+insecure://localhost", Username: "b@test", Password: "secret"}
+	c, err := newCarrier(config, Options{Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.listener.socket = tls.NewListener(plain, &tls.Config{Certificates: web.TLS.Certificates})
+	if err := c.listener.open(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	got := make(chan *transport.Message, 1)
+	if _, err := c.Receive(topicT, func(d transport.Delivery) { got <- d.Message }); err != nil {
+		t.Fatal(err)
+	}
+	silent, err := net.Dial("tcp", plain.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	conn, err := tls.Dial("tcp", plain.Addr().String(), trust)
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := smtp.NewClient(conn)
+	if err := client.SendMail("a@test", []string{"b@test"}, strings.NewReader(messageMail(t, 1, "hello"))); err != nil {
+		t.Fatal(err)
+	}
+	if m := <-got; string(m.Body) != "hello" {
+		t.Errorf("got %q", m.Body)
+	}
+	if err := client.Quit(); err != nil {
+		t.Error(err)
+	}
+	if err := c.closeReceiver(context.Background()); err != nil { // the silent one is idle
+		t.Error(err)
+	}
 }
 
 // TestListenSocket: a socket that a crash has left is replaced, one in use and other files are not.

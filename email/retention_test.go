@@ -22,6 +22,7 @@ type archive struct {
 	server *mailserver.Server
 	robot  mailserver.Account
 	client *imapclient.Client
+	folder string // that is watched
 }
 
 func newArchive(t testing.TB) *archive {
@@ -31,7 +32,7 @@ func newArchive(t testing.TB) *archive {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { server.Close() })
-	a := &archive{TB: t, server: server, robot: server.Accounts()[0]}
+	a := &archive{TB: t, server: server, robot: server.Accounts()[0], folder: inbox}
 	conn, err := net.Dial("tcp", server.IMAPAddr())
 	if err != nil {
 		t.Fatal(err)
@@ -44,10 +45,10 @@ func newArchive(t testing.TB) *archive {
 	return a
 }
 
-// put puts a mail that has arrived so long ago into the inbox.
+// put puts a mail that has arrived so long ago into the folder that is watched.
 func (a *archive) put(raw string, age time.Duration) {
 	a.Helper()
-	c := a.client.Append("INBOX", int64(len(raw)), &imap.AppendOptions{Time: time.Now().Add(-age)})
+	c := a.client.Append(a.folder, int64(len(raw)), &imap.AppendOptions{Time: time.Now().Add(-age)})
 	_, _ = c.Write([]byte(raw))
 	if err := c.Close(); err != nil {
 		a.Fatal(err)
@@ -83,7 +84,7 @@ func (a *archive) list(folder string) string {
 func (a *archive) want(inbox, folder string) {
 	a.Helper()
 	for start := time.Now(); ; time.Sleep(5 * time.Millisecond) {
-		got, moved := a.list("INBOX"), a.list("Done")
+		got, moved := a.list(a.folder), a.list("Done")
 		if got == inbox && moved == folder {
 			return
 		}
@@ -98,7 +99,7 @@ func (a *archive) open(r Retention) *Carrier { return a.openWith(r, "") }
 
 func (a *archive) openWith(r Retention, state string) *Carrier {
 	a.Helper()
-	c, err := newCarrier(Config{SMTP: a.server.SMTPURL(), IMAP: a.server.IMAPURL(), Username: a.robot.Address, Password: a.robot.Password,
+	c, err := newCarrier(Config{SMTP: a.server.SMTPURL(), IMAP: a.server.IMAPURL() + "/" + a.folder, Username: a.robot.Address, Password: a.robot.Password,
 		PollingPeriod: 10 * time.Millisecond, Retention: r}, Options{Logger: quietLog})
 	if err != nil {
 		a.Fatal(err)
@@ -158,6 +159,23 @@ func TestRetention(t *testing.T) {
 			time.Sleep(50 * time.Millisecond) // some more rounds
 			a.want(test.inbox, test.folder)
 		})
+	}
+}
+
+// TestRetentionElsewhere: where another folder is watched, that one is cleared and the inbox left alone.
+func TestRetentionElsewhere(t *testing.T) {
+	a := newArchive(t)
+	a.put(messageMail(t, 1, ""), time.Hour)
+	if err := a.client.Create("Robots", nil).Wait(); err != nil {
+		t.Fatal(err)
+	}
+	a.folder = "Robots"
+	a.put(messageMail(t, 1, ""), time.Hour)
+	a.put(messageMail(t, 2, ""), 0)
+	a.open(Retention{Action: MoveMessages, Folder: "Done", After: time.Minute})
+	a.want("2", "1")
+	if got := a.list(inbox); got != "1" {
+		t.Errorf("the inbox has %q", got)
 	}
 }
 
