@@ -129,8 +129,7 @@ func (n *Node) Logger() *slog.Logger { return n.logger }
 // Send checks a message, completes it and hands it to the carrier. It fills in a
 // zero ID from PublisherGID (if it is zero, from a random one) and Sequence, a zero
 // SourceTime with the current time, and empty recipients from the routes; ReceivedTime is that time in any
-// case. m belongs to
-// the carrier from then on; m.Body is borrowed until Send returns.
+// case. m belongs to the carrier from then on; m.Body is borrowed until Send returns.
 //
 // It returns nil when the next hop has durably taken the message. While that can't be
 // done now (a [*SendError] whose Outcome is Temporary or Unknown), Send tries again with the
