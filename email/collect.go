@@ -121,7 +121,8 @@ func (c *collector) enter(ctx context.Context, msgs []*transport.Message) (*call
 		c.busy = true
 		return nil, nil
 	}
-	w := &call{ctx: ctx, msgs: msgs, done: make(chan struct{}, 1)}
+	// The slice is the caller's; the call may be looked at after it has left.
+	w := &call{ctx: ctx, msgs: slices.Clone(msgs), done: make(chan struct{}, 1)}
 	if c.limits.Delay > 0 {
 		w.since = time.Now()
 	}

@@ -75,6 +75,7 @@ func (b *batchTest) sendMessages(ctx context.Context, name string, msgs []*trans
 	b.calls.Go(func() {
 		start := time.Now()
 		err := b.sender.send(ctx, msgs)
+		clear(msgs) // as a node does, which only lends the slice
 		b.mu.Lock()
 		defer b.mu.Unlock()
 		b.errs[name], b.took[name] = err, time.Since(start)
@@ -390,6 +391,10 @@ func TestCollectClose(t *testing.T) {
 	withBatches(t, Batching{On: true}, func(b *batchTest) {
 		b.judge(func(string) string { return "silence" })
 		b.send(b.Context(), "1")
+		short, cancelShort := context.WithTimeout(b.Context(), time.Second/4)
+		defer cancelShort()
+		b.send(short, "gone before")
+		time.Sleep(time.Second / 2)
 		b.send(b.Context(), "2")
 		b.send(b.Context(), "3")
 		ctx, cancel := context.WithTimeout(b.Context(), time.Second)
@@ -404,6 +409,7 @@ func TestCollectClose(t *testing.T) {
 			}
 		}
 		b.wantError("1", transport.Unknown, 0, transport.ErrClosed)
+		b.wantError("gone before", transport.Temporary, 0, transport.ErrTimeout)
 		b.send(b.Context(), "4")
 		if !errors.Is(b.errs["4"], transport.ErrClosed) {
 			b.Errorf("4: %v", b.errs["4"])
