@@ -40,13 +40,23 @@ type call struct {
 	msgs []*transport.Message
 	done chan struct{} // gets something when it is over; capacity 1
 
+	first [1]*transport.Message // the room of msgs: mostly it is one
+
 	// The collector's mutex guards what follows.
 	state callState
 	filed bool      // it is in a lane
 	since time.Time // it waits; only with a Delay
 	taken int       // of msgs
+	next  run
 	with  *load
 	err   error
+}
+
+// run is what a call has to send next: as many messages, at least one, as can be one mail.
+type run struct {
+	count, size int // size is estimated
+	lane        string
+	single      bool // it can't be with others
 }
 
 // callState says what happens to a call when its context ends.
@@ -97,21 +107,23 @@ func laneOf(m *transport.Message) string {
 	return strings.Join(m.To, "\x00")
 }
 
-// run returns how many of the messages, at least one, can be one mail.
-func (c *collector) run(msgs []*transport.Message) int {
-	if !c.limits.On || c.single(msgs[0]) {
-		return 1
+// run returns the first run of messages.
+func (c *collector) run(msgs []*transport.Message) run {
+	r := run{lane: laneOf(msgs[0]), single: !c.limits.On || c.single(msgs[0])}
+	for _, m := range msgs[:min(len(msgs), c.limits.Messages)] {
+		if r.count > 0 && (r.single || laneOf(m) != r.lane || c.single(m)) {
+			break
+		}
+		r.count++
+		r.size += perMessage + len(m.Body)
 	}
-	n, key := 1, laneOf(msgs[0])
-	for n < min(len(msgs), c.limits.Messages) && laneOf(msgs[n]) == key && !c.single(msgs[n]) {
-		n++
-	}
-	return n
+	return r
 }
 
 // enter returns nil when nobody sends at the moment: then the caller does, and calls pass when it is done. Otherwise it
 // returns a call, to be awaited.
 func (c *collector) enter(ctx context.Context, msgs []*transport.Message) (*call, error) {
+	next := c.run(msgs) // while others have the mutex
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	switch {
@@ -122,7 +134,8 @@ func (c *collector) enter(ctx context.Context, msgs []*transport.Message) (*call
 		return nil, nil
 	}
 	// The slice is the caller's; the call may be looked at after it has left.
-	w := &call{ctx: ctx, msgs: slices.Clone(msgs), done: make(chan struct{}, 1)}
+	w := &call{ctx: ctx, next: next, done: make(chan struct{}, 1)}
+	w.msgs = append(w.first[:0], msgs...)
 	if c.limits.Delay > 0 {
 		w.since = time.Now()
 	}
@@ -141,7 +154,7 @@ func (c *collector) file(first bool, calls ...*call) {
 	if len(calls) == 0 {
 		return
 	}
-	key := laneOf(calls[0].msgs[calls[0].taken])
+	key := calls[0].next.lane
 	l := c.lanes[key]
 	if l == nil {
 		l = &lane{key: key}
@@ -189,25 +202,25 @@ func (c *collector) next() *load {
 	return nil
 }
 
-// fill takes from a lane what can be one mail. c.mu is held.
+// fill takes from a lane what can be one mail, or a little more. c.mu is held.
 func (c *collector) fill(l *lane) *load {
 	b := &load{packed: make(chan struct{})}
-	i, count := 0, 0
-	for ; i < len(l.calls) && count < c.limits.Messages; i++ {
+	i, count, size := 0, 0, 0
+	for ; i < len(l.calls) && count < c.limits.Messages && size < c.limits.Bytes; i++ {
 		w := l.calls[i]
 		if w.state == left {
 			continue
 		}
-		single := c.single(w.msgs[w.taken])
-		if single && count > 0 {
+		if w.next.single && count > 0 {
 			break
 		}
-		n := min(c.run(w.msgs[w.taken:]), c.limits.Messages-count)
+		n := min(w.next.count, c.limits.Messages-count)
 		b.pieces = append(b.pieces, piece{w, n})
 		count += n
+		size += w.next.size
 		c.count -= len(w.msgs) - w.taken
 		w.state, w.filed, w.with = packed, false, b
-		if single {
+		if w.next.single {
 			i++
 			break
 		}
@@ -280,6 +293,7 @@ func (c *collector) settle(pieces []piece, err error) {
 			w.taken += p.count
 		}
 		if err == nil && w.taken < len(w.msgs) {
+			w.next = c.run(w.msgs[w.taken:])
 			c.file(true, w)
 			continue
 		}

@@ -63,6 +63,9 @@ func (s *sender) pack(msgs []*transport.Message, conn *submission) (mail outgoin
 	return mail, n, nil
 }
 
+// perMessage is the bytes that a message takes in a mail of several, besides its body: about what its metadata do.
+const perMessage = 150
+
 // packBatch makes a batch of as many of the messages as fit; if that is at most one, there is no mail.
 func (s *sender) packBatch(msgs []*transport.Message, conn *submission) (mail outgoing, n int) {
 	envelope, recipients, err := s.address(msgs[0])
@@ -79,6 +82,11 @@ func (s *sender) packBatch(msgs []*transport.Message, conn *submission) (mail ou
 	if err != nil {
 		return mail, 0
 	}
+	size := 0
+	for _, m := range msgs {
+		size += perMessage + len(m.Body)*4/3
+	}
+	batch.Grow(min(size, limit))
 	for n < len(msgs) && batch.Add(msgs[n]) == nil {
 		n++
 	}

@@ -41,13 +41,14 @@ func (c *submission) shape(m outgoing) shape {
 // pipeline runs a mail transaction on a server that takes commands in advance. See submit.
 func (c *submission) pipeline(m outgoing, taken *bool) error {
 	shape := c.shape(m)
-	flight := c.appendEnvelope(nil, m)
+	flight := c.appendEnvelope(c.flight[:0], m)
 	switch shape {
 	case byData:
 		flight = append(flight, "DATA\r\n"...)
 	case inOne:
 		flight = appendChunk(flight, m.raw)
 	}
+	c.flight = flight
 	whole, err := c.say(flight)
 	if err != nil {
 		*taken = whole && shape == inOne

@@ -111,9 +111,12 @@ func (s *sender) bound(ctx context.Context) (context.Context, context.CancelCaus
 // use next. The first so many messages go alone.
 func (s *sender) sendAll(ctx context.Context, conn *submission, msgs []*transport.Message, alone int) (next *submission, err error) {
 	for i := 0; i < len(msgs); {
+		if ctx.Err() != nil {
+			return conn, sendError(msgs[i].Name, i, false, ended(ctx))
+		}
 		run := 1
 		if i >= alone {
-			run = s.collector.run(msgs[i:])
+			run = s.collector.run(msgs[i:]).count
 		}
 		mail, n, err := s.pack(msgs[i:i+run], conn)
 		if err != nil {

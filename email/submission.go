@@ -40,6 +40,7 @@ type submission struct {
 	// plain says not to send commands in advance, though the server offers it; stumbled that it has
 	// come to grief over it.
 	plain, stumbled bool
+	flight          []byte // the last one, for its room
 }
 
 // outgoing is a message as a mail, ready to be submitted.

@@ -100,6 +100,9 @@ func (b *Batch) Add(m *transport.Message) error {
 	return nil
 }
 
+// Grow makes room for so many bytes, as those of a bytes.Buffer.
+func (b *Batch) Grow(bytes int) { b.mail = slices.Grow(b.mail, bytes) }
+
 // isFull reports whether the mail gets too long with a message that makes it so long.
 func (b *Batch) isFull(size int) bool { return b.limit > 0 && b.count > 0 && size+endSize > b.limit }
 
