@@ -16,7 +16,6 @@ import (
 	"github.com/postbus/postbus/transport"
 )
 
-
 // listening is a carrier that listens over net.Pipe, without a sending half, so that it works in a
 // synctest bubble.
 type listening struct {
