@@ -316,7 +316,7 @@ func TestCollectGivenUp(t *testing.T) {
 		b.wantError("2", transport.Unknown, 0, transport.ErrTimeout)
 		b.wantError("3", transport.Unknown, 0, transport.ErrTimeout)
 		b.wantError("4", 0, 0, nil)
-		if b.took["4"] != 2*time.Second {
+		if b.took["4"] != 2*time.Second+lastWord {
 			b.Errorf("4 took %v", b.took["4"])
 		}
 	})

@@ -54,6 +54,7 @@ func (c *submission) pipeline(m outgoing, taken *bool) error {
 		*taken = whole && shape == inOne
 		return fmt.Errorf("sending the envelope: %w", err)
 	}
+	c.sent.Store(shape == inOne)
 	v, err := c.hearEnvelope(m)
 	switch {
 	case err != nil:
@@ -229,6 +230,7 @@ func (c *submission) sendMail(m outgoing, flight []byte, taken *bool) error {
 		*taken = whole
 		return fmt.Errorf("sending the mail: %w", err)
 	}
+	c.sent.Store(true)
 	return c.hearMail(m.recipients, taken)
 }
 

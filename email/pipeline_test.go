@@ -3,8 +3,10 @@ package email
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"fmt"
 	"io"
+	"net"
 	"net/textproto"
 	"slices"
 	"strings"
@@ -143,6 +145,54 @@ func TestDotted(t *testing.T) {
 		}
 		if got := string(appendChunk(nil, []byte(mail))); got != fmt.Sprintf("BDAT %d LAST\r\n%s", len(want), want) {
 			t.Errorf("%q is sent as %q", mail, got)
+		}
+	}
+}
+
+// TestCalledOff: a mail whose sending is called off when it is with the server already does not cost the connection, if the
+// server answers soon. Before that it does, at once.
+func TestCalledOff(t *testing.T) {
+	for _, offers := range offersOf {
+		for _, test := range []struct {
+			step    string
+			late    time.Duration // the server's reply
+			outcome transport.Outcome
+			took    time.Duration
+			conns   int
+		}{
+			{".", 150 * time.Millisecond, 0, 150 * time.Millisecond, 1},
+			{".", time.Second, transport.Unknown, 100*time.Millisecond + lastWord, 2},
+			{"MAIL", 150 * time.Millisecond, transport.Temporary, 100 * time.Millisecond, 2},
+		} {
+			if offers.shape == inOne && test.step == "MAIL" {
+				continue // it is sent with the mail
+			}
+			withServers(t, 1, func(n *smtpNet) { n.servers[0].offers = offers.offers }, func(t *testing.T, n *smtpNet, s *sender) {
+				if offers.shape == byChunk {
+					s.to = []string{"a@test", "b@test"}
+				}
+				n.servers[0].write = func(c net.Conn, reply string) error {
+					if text, slow := strings.CutPrefix(reply, "slow "); slow {
+						time.Sleep(test.late)
+						reply = text
+					}
+					_, err := c.Write([]byte(reply))
+					return err
+				}
+				n.servers[0].setReply(say(1, 1, test.step, "slow 250 ok"))
+				ctx, cancel := context.WithCancel(t.Context())
+				time.AfterFunc(100*time.Millisecond, cancel)
+				start := time.Now()
+				err := s.send(ctx, []*transport.Message{topicMessage(1)})
+				checkOutcome(t, err, test.outcome, 0, nil, "")
+				if took := time.Since(start); took != test.took {
+					t.Errorf("%s/%s: it took %v, want %v", offers.name, test.step, took, test.took)
+				}
+				if err := sendOne(s); err != nil || n.dialed(0) != test.conns {
+					t.Errorf("%s/%s: the next message: %v, over %d connections, want %d", offers.name, test.step, err, n.dialed(0), test.conns)
+				}
+				time.Sleep(time.Minute) // until the server has noticed
+			})
 		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"sync/atomic"
 	"time"
 
 	"github.com/emersion/go-sasl"
@@ -40,7 +41,8 @@ type submission struct {
 	// plain says not to send commands in advance, though the server offers it; stumbled that it has
 	// come to grief over it.
 	plain, stumbled bool
-	flight          []byte // the last one, for its room
+	flight          []byte      // the last one, for its room
+	sent            atomic.Bool // the whole mail is; what is missing is the answer
 }
 
 // outgoing is a message as a mail, ready to be submitted.
@@ -186,7 +188,8 @@ func (c *submission) submit(ctx context.Context, m outgoing) (taken bool, err er
 	if c.appending != nil {
 		return c.append(ctx, m.raw)
 	}
-	err = guard(ctx, c.bare, func() error {
+	c.sent.Store(false)
+	closed, err := patient(ctx, c.bare, &c.sent, func() error {
 		if c.maxSize > 0 && len(m.raw) > c.maxSize {
 			return fmt.Errorf("%w: the mail has %d bytes, the server's limit is %d", transport.ErrTooLarge, len(m.raw), c.maxSize)
 		}
@@ -202,7 +205,7 @@ func (c *submission) submit(ctx context.Context, m outgoing) (taken bool, err er
 		c.broken = c.broken || c.stumbled
 		return err
 	})
-	c.broken = c.broken || ctx.Err() != nil // which has closed it
+	c.broken = c.broken || closed
 	return taken, err
 }
 
@@ -218,6 +221,7 @@ func (c *submission) stepwise(m outgoing, taken *bool) error {
 		c.broken = true
 		return fmt.Errorf("sending the mail: %w", err)
 	}
+	c.sent.Store(true)
 	if c.lmtp() {
 		return c.closeEach(data, m.recipients, taken)
 	}
