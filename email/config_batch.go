@@ -16,7 +16,7 @@ const (
 	// DefaultBatchMessages is more than fit in DefaultBatchBytes unless they are tiny.
 	DefaultBatchMessages = 1024
 	// DefaultBatchBytes, and what mail servers put in front, are within the 64 KiB of a mail that
-	// receivers fetch at once, and that are sent in one flight.
+	// receivers fetch at once.
 	DefaultBatchBytes = 60 << 10
 )
 

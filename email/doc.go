@@ -114,7 +114,7 @@
 // recipients of a message get it, or, if the server refuses one of them, none. A
 // failure is a *transport.SendError: Temporary or Permanent if the mail was certainly
 // not taken, by the server's reply code; Unknown if the connection was lost after the
-// whole mail had been sent. (A mail of up to 64 KiB to one recipient is sent whole before the server has said anything, if it offers PIPELINING and
+// whole mail had been sent. (A mail of nearly 4 KiB to one recipient is sent whole before the server has said anything, if it offers PIPELINING and
 // CHUNKING, RFC 2920 and 3030, so that it takes one round trip; otherwise the mail waits until all recipients have been accepted.) An
 // LMTP server can still refuse one recipient when it has the mail, while others get it: then the outcome is Permanent if it is refused
 // for good, else Unknown, so that it is sent again, and those who have it drop the repetition. The error says who they are. It wraps transport.ErrUndeliverable for a recipient, or a folder that is not there,

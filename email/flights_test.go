@@ -11,7 +11,7 @@ import (
 // wholeFlight reports whether a flight is all that a client can send before it needs an answer. The mails of
 // this test end with a blank line and a line of text.
 func wholeFlight(flight string) bool {
-	for _, end := range []string{"\r\nDATA\r\n", "\r\n.\r\n", "\r\nRCPT TO:<peer@localhost.test>\r\n", "\r\n\r\nhello\r\n"} {
+	for _, end := range []string{"\r\nDATA\r\n", "\r\n.\r\n", "\r\nRCPT TO:<peer@localhost.test>\r\n", "\r\nRCPT TO:<robot@localhost.test>\r\n", "\r\n\r\nhello\r\n"} {
 		if strings.HasSuffix(flight, end) {
 			return true
 		}
@@ -43,17 +43,22 @@ func TestFlights(t *testing.T) {
 		name                 string
 		pipelining, chunking bool
 		to                   []string
+		padding              int // bytes of the mail, besides
 		want                 int
 	}{
-		{"PIPELINING", true, false, []string{robot.Address}, 2},
-		{"PIPELINING, two recipients", true, false, []string{robot.Address, peer.Address}, 2},
-		{"CHUNKING", true, true, []string{robot.Address}, 1},
-		{"CHUNKING, two recipients", true, true, []string{robot.Address, peer.Address}, 2},
+		{"PIPELINING", true, false, []string{robot.Address}, 0, 2},
+		{"PIPELINING, two recipients", true, false, []string{robot.Address, peer.Address}, 0, 2},
+		{"CHUNKING", true, true, []string{robot.Address}, 0, 1},
+		{"CHUNKING, four KiB", true, true, []string{robot.Address}, 4096, 2},
+		{"CHUNKING, two recipients", true, true, []string{robot.Address, peer.Address}, 0, 2},
 	} {
 		conn.pipelining, conn.chunking = test.pipelining, test.chunking
 		p.CountFlights(wholeFlight)
 		m := topicMessage(1)
 		m.To = test.to
+		if test.padding > 0 {
+			m.Body = []byte(strings.Repeat(strings.Repeat("x", 62)+"\r\n", test.padding/64) + "\r\nhello\r\n")
+		}
 		if err := c.Send(t.Context(), m); err != nil {
 			t.Fatal(err)
 		}
