@@ -33,6 +33,7 @@ bench() {
   echo "== $name: postbus bench $*"
   "$OUT/postbus" bench "$@" --json >"$OUT/$name.json" 2>"$OUT/$name.log" || {
     cat "$OUT/$name.log" >&2
+    rm -f "$OUT/$name.json" # or the next call with this DIR would take it for a result
     return 1
   }
   {
@@ -126,6 +127,7 @@ peers() {
   echo "== peers"
   (cd bench/peers && go run . -runs "$RUNS" -scale "$(awk "BEGIN { print $SCALE / 100 }")") >"$OUT/peers.txt" 2>"$OUT/peers.log" || {
     cat "$OUT/peers.log" >&2
+    rm -f "$OUT/peers.txt"
     return 1
   }
 }
