@@ -3,7 +3,8 @@ package transport
 import "time"
 
 // MessageOption changes a message before it is sent: an extra of one Publish, Call or
-// Respond.
+// Respond. Those of an answer are called once more, from another goroutine, each time that it has to be sent
+// again because its request has come again: what they do must be the same then.
 type MessageOption func(*Message)
 
 // WithHeader adds a header field of the application. See Header.Validate for limits.
