@@ -12,6 +12,8 @@ const (
 	// mostAwaited is the greatest number of calls that are remembered as under way; 16,384 are more
 	// than a mailbox can answer in the time that a caller waits.
 	mostAwaited = 1 << 14
+	// sweepPause is the time between two looks for calls that are over. Each looks at all.
+	sweepPause = time.Second
 	// patience is how long the answer to a request without a deadline is awaited.
 	patience = time.Minute
 )
@@ -21,6 +23,8 @@ const (
 type awaited struct {
 	mu   sync.Mutex
 	open map[transport.ID]time.Time // the deadlines
+	// swept is when those past their deadline were last looked for to make room.
+	swept time.Time
 }
 
 // add notes a request, before it is sent.
@@ -34,8 +38,9 @@ func (a *awaited) add(m *transport.Message) {
 	if a.open == nil {
 		a.open = make(map[transport.ID]time.Time)
 	}
-	if len(a.open) >= mostAwaited {
-		maps.DeleteFunc(a.open, func(_ transport.ID, deadline time.Time) bool { return !time.Now().Before(deadline) })
+	if now := time.Now(); len(a.open) >= mostAwaited && now.Sub(a.swept) >= sweepPause {
+		a.swept = now
+		maps.DeleteFunc(a.open, func(_ transport.ID, deadline time.Time) bool { return !now.Before(deadline) })
 	}
 	if len(a.open) < mostAwaited {
 		a.open[m.ID] = deadline

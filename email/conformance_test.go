@@ -46,12 +46,11 @@ func TestConformance(t *testing.T) {
 		adjust func(testing.TB, *email.Config, *mailserver.Server)
 		group  bool
 	}{
-		{name: "own mailboxes"},
+		{name: "own mailboxes, TLS", config: mailserver.Config{TLS: true}},
 		{name: "shared mailbox, STARTTLS", config: mailserver.Config{TLS: true}, group: true, adjust: func(_ testing.TB, c *email.Config, s *mailserver.Server) {
 			shareAccount(c, s)
 			c.SMTP, c.IMAP = s.SMTPStartTLSURL(), s.IMAPStartTLSURL()
 		}},
-		{name: "TLS", config: mailserver.Config{TLS: true}},
 		{name: "batches", group: true, adjust: func(_ testing.TB, c *email.Config, s *mailserver.Server) {
 			shareAccount(c, s)
 			c.Batch.On = true

@@ -98,28 +98,36 @@ func random(n int) []byte {
 func payloads(e *env) {
 	a, b := e.open(), e.open()
 	topic, service := b.topic("/t"), b.service("/t")
-	src := newSource()
-	sent := make(map[uint64]payload)
+	// Two senders, so that each numbers its messages without a gap, for which would be waited.
+	publisher, client := newSource(), newSource()
+	type number struct {
+		kind     transport.Kind
+		sequence uint64
+	}
+	sent := make(map[number]payload)
 	perBox := 0
 	for _, p := range allPayloads() {
 		if e.Features.MaxBody > 0 && len(p.body) > e.Features.MaxBody {
 			continue
 		}
 		perBox++
-		sent[src.send(a, &transport.Message{Kind: transport.TopicMessage, Name: "/t", Body: p.body})] = p
-		sent[src.send(a, &transport.Message{
+		n := publisher.send(a, &transport.Message{Kind: transport.TopicMessage, Name: "/t", Body: p.body})
+		sent[number{transport.TopicMessage, n}] = p
+		n = client.send(a, &transport.Message{
 			Kind: transport.Request, Name: "/t", Body: p.body,
-			Info: transport.Info{ClientGID: src.gid, RequestSequence: src.seq.Load() + 1},
-		})] = p
+			Info: transport.Info{ClientGID: client.gid, RequestSequence: client.seq.Load() + 1},
+		})
+		sent[number{transport.Request, n}] = p
 	}
 	for _, box := range []*inbox{topic, service} {
 		for _, m := range box.atLeast(perBox) {
-			p, ok := sent[m.Info.Sequence]
+			n := number{m.Kind, m.Info.Sequence}
+			p, ok := sent[n]
 			if !ok {
 				e.Errorf("%v %d arrived and was not sent, or it came twice", m.Kind, m.Info.Sequence)
 				continue
 			}
-			delete(sent, m.Info.Sequence)
+			delete(sent, n)
 			if !bytes.Equal(m.Body, p.body) {
 				e.Errorf("payload %q as %v arrived as %s, sent was %s", p.name, m.Kind, excerpt(m.Body), excerpt(p.body))
 			}
