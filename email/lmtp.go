@@ -90,7 +90,7 @@ func (c *submission) closeEach(data *smtp.DataCommand, recipients []string, take
 		} else if replies[to] != nil {
 			t.note(to, nil)
 		} else {
-			t.note(to, err)
+			t.note(to, fmt.Errorf("no reply: %v", err)) // not %w: err may hold the replies for others
 		}
 	}
 	return t.conclude(c, taken)

@@ -26,6 +26,7 @@ func TestLMTPOutcomes(t *testing.T) {
 		{"refused by all", "550 a\r\n550 b\r\n452 c", transport.Permanent, 550, transport.ErrUndeliverable, "recipient a@test"},
 		{"too large for all", "552 5.3.4 a\r\n552 5.3.4 b\r\n552 5.3.4 c", transport.Permanent, 552, transport.ErrTooLarge, "recipient a@test"},
 		{"no sense for one", "250 ok\r\n150 well\r\n250 ok", transport.Unknown, 150, nil, "recipient b@test"},
+		{"refused by one, no reply for others", "550 5.1.1 who?\r\n!!!", transport.Unknown, 0, nil, "recipient b@test"},
 		{"closed", "close", transport.Unknown, 0, nil, "recipient a@test"},
 		{"shut down", "421 a\r\n421 b\r\n421 c", transport.Temporary, 421, nil, "recipient a@test"},
 	} {
