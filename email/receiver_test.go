@@ -182,6 +182,45 @@ func TestMailBetweenDoneAndOK(t *testing.T) {
 	})
 }
 
+// TestMailAfterExpunge: a mail is deleted during the FETCH that finds another one, and then one is announced that the FETCH
+// does not have: the number of the mails is what it was. Nothing announces it again.
+func TestMailAfterExpunge(t *testing.T) {
+	withScript(t, func(s *script, _ *receiver) {
+		done := false
+		s.before = func(c *scriptConn, command string, args []string) bool {
+			if command != "UID FETCH" || len(s.inbox()) != 2 || done {
+				return false
+			}
+			from, _, partial := c.parseFetch(args)
+			if from > 2 || partial == 0 {
+				return false
+			}
+			done = true
+			c.setIdle(false)
+			c.sendMail(2, s.inbox()[1], partial)
+			c.send("* 1 EXPUNGE")
+			s.mu.Lock()
+			s.mails, c.seen = s.mails[1:], 2
+			s.mu.Unlock()
+			s.add(messageMail(s.t, 2, ""))
+			c.send("* 2 EXISTS")
+			c.ok()
+			return true
+		}
+	}, func(t *scriptTest) {
+		time.Sleep(time.Second)
+		t.script.addMessages(1, 1)
+		t.want(1, 1)
+		time.Sleep(10 * time.Minute) // looks are rare
+		t.script.add("From: a@test\r\nSubject: no message\r\n\r\nhello\r\n")
+		start := time.Now()
+		t.want(2, 2)
+		if late := time.Since(start); late > time.Second {
+			t.Errorf("found after %v", late)
+		}
+	})
+}
+
 // TestLostWakeUp: some servers forget to announce mail that arrives while IDLE begins.
 func TestLostWakeUp(t *testing.T) {
 	withScript(t, func(s *script, r *receiver) {

@@ -37,9 +37,10 @@ type session struct {
 	// news has an element when the server has announced a new mail.
 	news chan struct{}
 	// announced is how many mails the server has said that there are, and seen the number of the last one of
-	// them that the last fetch has found.
+	// them that the last fetch has found. expunged says that numbers have changed since behind was last called.
 	announced atomic.Uint32
 	seen      uint32
+	expunged  atomic.Bool
 	// validity and next are the inbox's UIDVALIDITY and UIDNEXT when it was opened.
 	validity uint32
 	next     imap.UID
@@ -96,7 +97,10 @@ func (s *session) login(a *account) (step string, err error) {
 					signal(s.news)
 				}
 			},
-			Expunge: func(uint32) { s.announced.Add(^uint32(0)) },
+			Expunge: func(uint32) {
+				s.announced.Add(^uint32(0))
+				s.expunged.Store(true)
+			},
 		},
 	}
 	s.wire = &cork{Conn: s.link}
@@ -174,13 +178,14 @@ func (s *session) watched(ctx context.Context, patience time.Duration, f func(pr
 }
 
 // behind reports whether the server has announced mails after those that the last fetch has found. What it
-// has announced during the fetch it may have sent as well; that is no news then.
+// has announced during the fetch it may have sent as well; that is no news then. When mails have been deleted their
+// numbers do not tell.
 func (s *session) behind() bool {
 	select {
 	case <-s.news:
 	default:
 	}
-	return s.announced.Load() > s.seen
+	return s.expunged.Swap(false) || s.announced.Load() > s.seen
 }
 
 // idle makes the server announce new mail. It ends with the next fetch.
