@@ -212,6 +212,38 @@ func TestGroupSharesBatches(t *testing.T) {
 	x.nothing()
 }
 
+// TestGroupKeepsOrderOfBatch: a member that is alone and handles one after the other gets the messages of one mail in
+// their order.
+func TestGroupKeepsOrderOfBatch(t *testing.T) {
+	x, server := embeddedTeam(t)
+	c := open(t, x.config)
+	defer closeCarrier(t, c)
+	interest := x.interest
+	interest.InFlight = 1
+	got := make(chan uint64, 100)
+	var acks sync.WaitGroup
+	defer acks.Wait()
+	_, err := c.Receive(interest, func(d transport.Delivery) {
+		got <- d.Message.Info.Sequence
+		acks.Go(func() {
+			if err := d.Ack(); err != nil {
+				t.Error(err)
+			}
+		})
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	x.publish(1) // the group is there
+	<-got
+	x.publishBatch(server, 12)
+	for want := uint64(2); want <= 13; want++ {
+		if n := <-got; n != want {
+			t.Errorf("message %d came, want %d", n, want)
+		}
+	}
+}
+
 // TestGroupReadsBatchesAgain: what a member gives back another one reads again, out of the mail that
 // it is in.
 func TestGroupReadsBatchesAgain(t *testing.T) {

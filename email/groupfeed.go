@@ -27,7 +27,8 @@ type groupInbox struct {
 	refused  bool     // an offer was refused for lack of room
 	// candidates is how many there are, and bytes their size.
 	candidates, bytes int
-	fetch             bool // messages have to be read again
+	fetch             bool   // messages have to be read again
+	offers            uint64 // so many so far
 	// found are messages that this member has, in a new inbox.
 	found []claim.Claim
 	// resync is to be written into the log before anything is taken, because the inbox has been renumbered.
@@ -103,9 +104,10 @@ func (g groupFeed) offer(uid imap.UID, m *transport.Message, arrived time.Time) 
 		return false
 	}
 	key := claim.KeyOf(m, g.inbox.validity, uint32(uid))
+	g.inbox.offers++
 	if it := g.items[key]; it != nil {
 		if it.stage == stageHeld && it.message == nil && it.uid == uint32(uid) {
-			it.message = m
+			it.message, it.number = m, g.inbox.offers
 			signal(g.wake)
 		} else if o := g.state.Open[key]; o != nil && o.UID == 0 && it.stage != stageCandidate {
 			it.uid = uint32(uid)
@@ -129,7 +131,7 @@ func (g groupFeed) offer(uid imap.UID, m *transport.Message, arrived time.Time) 
 		g.inbox.refused = true
 		return false
 	}
-	g.items[key] = &item{group: g.group, key: key, uid: uint32(uid), message: m, since: time.Now(), settled: make(chan struct{})}
+	g.items[key] = &item{group: g.group, key: key, uid: uint32(uid), number: g.inbox.offers, message: m, since: time.Now(), settled: make(chan struct{})}
 	g.inbox.candidates++
 	g.inbox.bytes += len(m.Body)
 	signal(g.wake)
@@ -216,8 +218,13 @@ func (g *group) sorted(s stage) (items []*item) {
 			items = append(items, it)
 		}
 	}
-	slices.SortFunc(items, func(a, b *item) int { return cmp.Compare(a.uid, b.uid) })
+	slices.SortFunc(items, (*item).compare)
 	return items
+}
+
+// compare orders by the place in the inbox.
+func (it *item) compare(other *item) int {
+	return cmp.Or(cmp.Compare(it.uid, other.uid), cmp.Compare(it.number, other.number))
 }
 
 // keeps implements keeper.

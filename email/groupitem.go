@@ -36,6 +36,7 @@ type item struct {
 	group   *group
 	key     claim.Key
 	uid     uint32
+	number  uint64             // of the offer, so that the messages of one mail stay in order
 	message *transport.Message // nil if it has to be read again
 	stage   stage
 	since   time.Time // when it was offered, or when to try again

@@ -229,7 +229,7 @@ func (g *group) dueCandidates(now time.Time, p *plan) []*item {
 			ready = append(ready, ranked{it, ahead})
 		}
 	}
-	slices.SortFunc(ready, func(a, b ranked) int { return cmp.Or(cmp.Compare(a.ahead, b.ahead), cmp.Compare(a.uid, b.uid)) })
+	slices.SortFunc(ready, func(a, b ranked) int { return cmp.Or(cmp.Compare(a.ahead, b.ahead), a.item.compare(b.item)) })
 	items := make([]*item, len(ready))
 	for i, d := range ready {
 		items[i] = d.item
