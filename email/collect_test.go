@@ -236,7 +236,8 @@ func TestCollectRefused(t *testing.T) {
 		{"content", usual, "554 5.7.1 spam", transport.Permanent, transport.ErrRefused, "4", []string{"1", "2 3 4 5", "2", "3", "4", "5"}},
 		{"size", usual, "552 5.3.4 too big", transport.Permanent, transport.ErrTooLarge, "4", []string{"1", "2 3 4 5", "2", "3", "4", "5"}},
 		{"recipient", say(1, 100, "RCPT", "550 5.1.1 who?"), "", transport.Permanent, transport.ErrUndeliverable, "2345", []string{"1", "2 3 4 5"}},
-		{"delayed", usual, "451 later", transport.Temporary, nil, "2345", []string{"1", "2 3 4 5"}},
+		{"delayed", usual, "451 later", transport.Temporary, nil, "45", []string{"1", "2 3 4 5", "2", "3", "4"}},
+		{"leaving", usual, "421 later", transport.Temporary, nil, "2345", []string{"1", "2 3 4 5", "2 3 4 5"}},
 		{"lost", usual, "close", transport.Unknown, nil, "2345", []string{"1", "2 3 4 5"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -266,6 +267,21 @@ func TestCollectRefused(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestCollectPutOff: a message that is put off again and again holds up none that come before it in the same call.
+func TestCollectPutOff(t *testing.T) {
+	withBatches(t, Batching{On: true}, func(b *batchTest) {
+		b.judge(func(mail string) string {
+			if strings.Contains(mail, "poison") {
+				return "451 4.7.1 later"
+			}
+			return "250 slow ok"
+		})
+		b.send(b.Context(), "1", "2", "poison", "3")
+		b.want("1 2 poison 3", "1", "2", "poison")
+		b.wantError("1", transport.Temporary, 2, nil)
+	})
 }
 
 // TestCollectContext: a call whose context ends before its mail is sent has certainly sent nothing, and delays nobody;

@@ -130,8 +130,8 @@
 //
 // Every call of Send returns when its own messages have been taken, with its own outcome. If its context ends before they are sent they
 // are not sent; after that the outcome is Unknown, and the mail goes on its way for the others in it. When the server refuses a mail of
-// several messages for good, and not for its sender or a recipient, they are sent again one by one, so that only the one that is
-// refused fails. Messages for rmw_email and answers to people always are mails of their own, and each publisher's stay in order.
+// several messages, for good or for now, and not for its sender or a recipient, they are sent again one by one, so that only the one that is
+// refused fails; one that is put off puts off those behind it. Messages for rmw_email and answers to people always are mails of their own, and each publisher's stay in order.
 //
 // # Bounces
 //
