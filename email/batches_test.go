@@ -285,3 +285,29 @@ func TestGroupReadsBatchesAgain(t *testing.T) {
 		t.Errorf("%d messages were given back, want 14", len(refused))
 	}
 }
+
+// TestBatchAboveLimit: a mail may be larger than the largest message makes one, if it holds many that are small.
+func TestBatchAboveLimit(t *testing.T) {
+	b := newBench(t, mailserver.Config{}, quiet)
+	config := b.config()
+	config.MaxBody = 1000
+	c := open(t, config)
+	defer closeCarrier(t, c)
+	got, _ := receive(t, c, transport.Interest{Kind: transport.TopicMessage, Name: "/t"})
+	const n = 1000 // some 150 kB
+	b.deliver(n)
+	for want := uint64(1); want <= n; want++ {
+		if d := got.next(t); d.Message.Info.Sequence != want {
+			t.Fatalf("message %d came, want %d", d.Message.Info.Sequence, want)
+		}
+	}
+	last, _ := receive(t, c, transport.Interest{Kind: transport.TopicMessage, Name: "/t", Last: 2})
+	for want := uint64(n - 1); want <= n; want++ {
+		if d := last.next(t); d.Message.Info.Sequence != want {
+			t.Errorf("of the last ones message %d came, want %d", d.Message.Info.Sequence, want)
+		}
+	}
+	if skipped := c.Skipped(); len(skipped) > 0 {
+		t.Errorf("skipped %v", skipped)
+	}
+}

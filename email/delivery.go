@@ -10,6 +10,7 @@ import (
 	"github.com/emersion/go-imap/v2"
 	"github.com/emersion/go-smtp"
 
+	"github.com/postbus/postbus/email/wire"
 	"github.com/postbus/postbus/transport"
 )
 
@@ -112,7 +113,7 @@ func (l *listener) read(r io.Reader, b []byte) (raw []byte, reserved int64, err 
 }
 
 // room is more than the largest mail has.
-func (l *listener) room() int64 { return l.receiver.maxMail + 512 }
+func (l *listener) room() int64 { return l.receiver.maxBatch() + 512 }
 
 // take delivers the message in a mail. What is none, and what nobody wants, is taken as well, for there is nobody
 // else to give it to: a mail server would return it to its sender.
@@ -125,6 +126,11 @@ func (l *listener) take(from string, raw []byte) error {
 	r := l.receiver
 	if r.dispatcher.Len() == 0 {
 		return nil // an interest is for what comes after it was stated
+	}
+	if int64(len(raw)) > r.maxMail {
+		if _, err := wire.DecodeHeader(raw); err != wire.ErrBatch {
+			return smtp.ErrDataTooLarge // only a mail of several messages may be so large
+		}
 	}
 	mail := fetched{size: int64(len(raw)), body: raw, hasBody: true}
 	(&reader{receiver: r, audience: present{liveAudience{r}, from}}).process(mail)

@@ -189,7 +189,8 @@
 // One mail may hold several messages (see wire.Batch). Each is received as if it had come alone: it has its own
 // place in the order, is acknowledged, read again or a dead letter by itself, and when a durable name or a member of a
 // group has no room for all, the rest comes later. Interest.Last counts messages. The mail is finished when all its messages are
-// (see Retention). A message that is damaged or above the limit costs no other in the mail. When the mail bounces, the
+// (see Retention). A message that is damaged or above the limit costs no other in the mail, which
+// itself may have 2 MiB, or more if a single message may. When the mail bounces, the
 // senders of all its messages hear of it.
 //
 // Mail that is not postbus', is damaged, is above the limit or can't be fetched is

@@ -19,6 +19,9 @@ const (
 	// patientTries is how often a mail is asked for that the server announces but
 	// does not send, before the mails after it get their turn.
 	patientTries = 10
+	// batchRoom is the least limit for the size of a mail that holds several messages: however small the largest
+	// message is, others may send many of it in one mail. It is twice what a sender makes.
+	batchRoom = 2 << 20
 )
 
 // reader reads mail for an audience, from its place in the inbox on. All of it belongs to the
@@ -118,7 +121,7 @@ var errNoBody = errors.New("the server announces a mail, but does not send it")
 // fetchWhole delivers a mail of which the beginning shows that it is wanted.
 func (r *reader) fetchWhole(ctx context.Context, uid imap.UID) (more bool, err error) {
 	missing, full := false, false
-	request := span(uid, uid, r.maxMail)
+	request := span(uid, uid, r.maxBatch())
 	request.dates = r.dates
 	err = r.session.fetch(ctx, request, func(f fetched) {
 		if missing = !f.hasBody; missing {
@@ -180,10 +183,10 @@ func (r *reader) examine(f fetched) verdict {
 	}
 	m, err := wire.DecodeHeader(f.body)
 	switch {
-	case err == wire.ErrBatch && f.size <= r.maxMail:
+	case err == wire.ErrBatch && f.size <= r.maxBatch():
 		return large // the header does not say what is in it
 	case err == wire.ErrBatch:
-		r.audience.skip(f.uid, LargeMail, fmt.Errorf("%w: a batch of messages has %d bytes, the limit for mails is %d; raise limits.max-body", transport.ErrTooLarge, f.size, r.maxMail))
+		r.audience.skip(f.uid, LargeMail, fmt.Errorf("%w: a batch of messages has %d bytes, the limit for them is %d; raise limits.max-body", transport.ErrTooLarge, f.size, r.maxBatch()))
 		return settled
 	case err != nil:
 		return r.reject(f, err)
@@ -211,6 +214,9 @@ func (r *reader) process(f fetched) verdict {
 	}
 	return r.deliver(f, m)
 }
+
+// maxBatch is the size of the largest mail that is read, if it holds several messages.
+func (r *receiver) maxBatch() int64 { return max(r.maxMail, batchRoom) }
 
 // tooLarge returns an error if a message is above the limit, and somebody wants it.
 func (r *reader) tooLarge(m *transport.Message) error {

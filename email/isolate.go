@@ -97,7 +97,7 @@ func (r *reader) fetchOne(ctx context.Context, uid imap.UID) (result verdict, er
 		finish()
 	})
 	if result == large && err == nil {
-		request.limit = r.maxMail
+		request.limit = r.maxBatch()
 		err = r.session.fetch(ctx, request, func(f fetched) {
 			if missing = !f.hasBody; !done && !missing {
 				result = r.process(f)

@@ -117,7 +117,7 @@ func (l *listener) open(ctx context.Context) (err error) {
 	}))
 	s.LMTP = l.at.scheme.protocol == lmtpProtocol
 	s.Domain = "postbus.localhost" // a server that meets its own name suspects a loop
-	s.MaxRecipients, s.MaxLineLength, s.MaxMessageBytes = maxDeliveryRecipients, maxDeliveryLine, l.receiver.maxMail
+	s.MaxRecipients, s.MaxLineLength, s.MaxMessageBytes = maxDeliveryRecipients, maxDeliveryLine, l.receiver.maxBatch()
 	s.ReadTimeout, s.WriteTimeout = deliveryTimeout, writeTimeout
 	s.ErrorLog = deliveryLog{l.receiver.logger}
 	l.server = s

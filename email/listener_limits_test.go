@@ -27,7 +27,7 @@ import (
 func TestListenLimits(t *testing.T) {
 	withListener(t, func(c *Config) { c.MaxBody = 200_000 }, func(l *listening) {
 		got := l.receive(topicT)
-		size := int(l.carrier.receiver.maxMail)
+		size := int(l.carrier.receiver.maxBatch())
 		c := l.dial()
 		c.say(fmt.Sprintf("MAIL FROM:<a@test> SIZE=%d", size+1), "552 5.3.4")
 		c.deliver(strings.Repeat(strings.Repeat("x", 98)+"\r\n", size/100+1), "552 5.3.4")

@@ -133,7 +133,7 @@ func (f *feed) recallSpan(ctx context.Context, first, last imap.UID) (found []re
 		switch {
 		case err == wire.ErrBatch && mail.whole():
 			unpack(mail, add)
-		case err == wire.ErrBatch && mail.size <= f.receiver.maxMail:
+		case err == wire.ErrBatch && mail.size <= f.receiver.maxBatch():
 			batches = append(batches, mail.uid)
 		case err != nil:
 			add(mail.uid, 0, f.letter(mail))
@@ -143,7 +143,7 @@ func (f *feed) recallSpan(ctx context.Context, first, last imap.UID) (found []re
 	})
 	for _, uid := range batches {
 		if err == nil || isNo(err) {
-			err = f.receiver.session.fetch(ctx, span(uid, uid, f.receiver.maxMail), func(mail fetched) {
+			err = f.receiver.session.fetch(ctx, span(uid, uid, f.receiver.maxBatch()), func(mail fetched) {
 				if mail.uid == uid && mail.hasBody {
 					unpack(mail, add)
 				}
