@@ -117,7 +117,8 @@
 // whole mail had been sent. (A mail of nearly 4 KiB to one recipient is sent whole before the server has said anything, if it offers PIPELINING and
 // CHUNKING, RFC 2920 and 3030, so that it takes one round trip; otherwise the mail waits until all recipients have been accepted.) An
 // LMTP server can still refuse one recipient when it has the mail, while others get it: then the outcome is Permanent if it is refused
-// for good, else Unknown, so that it is sent again, and those who have it drop the repetition. The error says who they are. It wraps transport.ErrUndeliverable for a recipient, or a folder that is not there,
+// for good, else Unknown, so that it is sent again, and those who have it drop the repetition, but for requests that are not durable, and answers, which are delivered
+// as they come. The error says who they are. It wraps transport.ErrUndeliverable for a recipient, or a folder that is not there,
 // transport.ErrRefused for an account or a mail that the server does not want, and
 // transport.ErrTooLarge for one above its limit, which is checked before sending.
 //
@@ -131,7 +132,8 @@
 // Every call of Send returns when its own messages have been taken, with its own outcome. If its context ends before they are sent they
 // are not sent; after that the outcome is Unknown, and the mail goes on its way for the others in it. When the server refuses a mail of
 // several messages, for good or for now, and not for its sender or a recipient, they are sent again one by one, so that only the one that is
-// refused fails; one that is put off puts off those behind it. Messages for rmw_email and answers to people always are mails of their own, and each publisher's stay in order.
+// refused fails; one that is put off puts off those behind it. What some recipients of a mail
+// have, over LMTP, is not broken up: its messages share the outcome. Messages for rmw_email and answers to people always are mails of their own, and each publisher's stay in order.
 //
 // # Bounces
 //

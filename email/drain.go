@@ -88,9 +88,10 @@ func (s *sender) sendSingly(conn *submission, b *load) *submission {
 func isAboutOne(err error) bool {
 	_, connection := errors.AsType[noConnection](err)
 	_, envelope := errors.AsType[aboutEnvelope](err)
+	_, some := errors.AsType[takenBySome](err)
 	reply := replyIn(err)
 	switch {
-	case connection:
+	case connection, some:
 		return false
 	case envelope:
 		return errors.Is(err, transport.ErrTooLarge)

@@ -59,10 +59,16 @@ func (t *tally) conclude(c *submission, taken *bool) error {
 		return nil
 	}
 	if len(t.taken) > 0 {
-		err = fmt.Errorf("%w (the mail has been taken for %s)", err, strings.Join(t.taken, ", "))
+		err = takenBySome{fmt.Errorf("%w (the mail has been taken for %s)", err, strings.Join(t.taken, ", "))}
 	}
 	return err
 }
+
+// takenBySome is the error of a mail that some of its recipients have. If there are several messages in it they share its fate: sent again
+// they would reach those a second time.
+type takenBySome struct{ error }
+
+func (e takenBySome) Unwrap() error { return e.error }
 
 // hearEach hears what an LMTP server says to the whole mail.
 func (c *submission) hearEach(recipients []string, taken *bool) error {

@@ -51,6 +51,20 @@ func TestLMTPOutcomes(t *testing.T) {
 	}
 }
 
+// TestLMTPBatch: a mail of several messages that some recipients have is not broken up, which would send it to them again.
+func TestLMTPBatch(t *testing.T) {
+	s := newSMTPScript(t)
+	s.lmtp = true
+	s.setReply(say(1, 1000, ".", "250 ok\r\n554 5.6.0 no\r\n250 ok"))
+	sender := s.openSender(t)
+	sender.collector.limits = Batching{On: true}.complete()
+	err := sender.send(t.Context(), []*transport.Message{topicMessage(1), topicMessage(2), topicMessage(3)})
+	checkOutcome(t, err, transport.Permanent, 554, nil, "taken for a@test, c@test")
+	if n := s.heard("MAIL"); n != 1 {
+		t.Errorf("%d mails, want 1", n)
+	}
+}
+
 // TestLMTPLogin: a server that wants no login gets no password.
 func TestLMTPLogin(t *testing.T) {
 	for _, wanted := range []bool{false, true} {
