@@ -99,6 +99,16 @@ func (b *load) messages() []*transport.Message {
 	return msgs
 }
 
+// has returns how many messages of a call are in the load.
+func (b *load) has(w *call) int {
+	for _, p := range b.pieces {
+		if p.call == w {
+			return p.count
+		}
+	}
+	return 0
+}
+
 // laneOf returns what messages to the same recipients have in common.
 func laneOf(m *transport.Message) string {
 	if len(m.To) == 1 {
@@ -335,7 +345,7 @@ func (c *collector) await(w *call) error {
 	e := &transport.SendError{Name: w.msgs[w.taken].Name, Outcome: transport.Temporary, Taken: w.taken}
 	e.Err = fmt.Errorf("email: waiting for earlier messages: %w", transport.ContextError(w.ctx))
 	if w.state == flying {
-		e.Outcome = transport.Unknown
+		e.Outcome, e.With = transport.Unknown, w.with.has(w)-1
 		e.Err = fmt.Errorf("email: the mail with this message and others was on its way: %w", transport.ContextError(w.ctx))
 		if w.with.aboard--; w.with.aboard == 0 {
 			w.with.giveUp()

@@ -58,7 +58,11 @@ func (s *sender) sendLoad(conn *submission, b *load) *submission {
 	case n > 1 && !unsure && isAboutOne(err):
 		conn = s.sendSingly(conn, b)
 	default:
-		s.collector.settle(b.pieces, sendError("", 0, unsure, err))
+		for _, p := range b.pieces {
+			e := sendError("", 0, unsure, err)
+			e.With = p.count - 1
+			s.collector.settle([]piece{p}, e)
+		}
 	}
 	return conn
 }

@@ -1,6 +1,7 @@
 package email
 
 import (
+	"errors"
 	"strings"
 	"testing"
 
@@ -60,6 +61,9 @@ func TestLMTPBatch(t *testing.T) {
 	sender.collector.limits = Batching{On: true}.complete()
 	err := sender.send(t.Context(), []*transport.Message{topicMessage(1), topicMessage(2), topicMessage(3)})
 	checkOutcome(t, err, transport.Permanent, 554, nil, "taken for a@test, c@test")
+	if e, _ := errors.AsType[*transport.SendError](err); e == nil || e.Taken != 0 || e.With != 2 {
+		t.Errorf("error %+v", e)
+	}
 	if n := s.heard("MAIL"); n != 1 {
 		t.Errorf("%d mails, want 1", n)
 	}

@@ -130,7 +130,9 @@ func (s *sender) sendAll(ctx context.Context, conn *submission, msgs []*transpor
 		case n > 1 && !unsure && isAboutOne(err):
 			alone = i + n
 		default:
-			return conn, sendError(msgs[i].Name, i, unsure, err)
+			e := sendError(msgs[i].Name, i, unsure, err)
+			e.With = n - 1
+			return conn, e
 		}
 	}
 	return conn, nil

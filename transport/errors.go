@@ -104,6 +104,9 @@ type SendError struct {
 	// Taken is how many messages of the same call of Sender.Send, those before this one,
 	// have been taken.
 	Taken int
+	// With is how many messages of that call, those after this one, went with it in one mail: they
+	// have the same outcome. The others have not been tried.
+	With int
 	// NextHop says that the error is about the next hop, which can't be reached or does not want the
 	// account, and not about this message: others would fare the same now.
 	NextHop bool

@@ -26,9 +26,11 @@ type lane struct {
 	items    []item
 	inFlight int
 
+	// doubtful is the number of the last item that a failed attempt may have got through.
+	doubtful uint64
+
 	// What follows is about the first item.
-	attempts int  // failed ones
-	unknown  bool // one of them may have got it through
+	attempts int // failed ones
 	// suspect counts the connections that broke while it was the message being sent. It may
 	// be what breaks them: lanes without suspicion go first.
 	suspect int
@@ -180,7 +182,7 @@ func (x *index) drop(l *lane, number uint64) bool {
 
 // fresh says that the first item of the lane is another one from now on.
 func (l *lane) fresh() {
-	l.attempts, l.failed, l.suspect, l.unknown, l.rests = 0, 0, 0, false, false
+	l.attempts, l.failed, l.suspect, l.rests = 0, 0, 0, false
 }
 
 // land says that nothing of the lane is in flight any more, and brings what came late into its place.

@@ -130,16 +130,17 @@ func (o *Outbox) sendBatch(batch []picked) {
 		o.putOff(batch, 0, err)
 		return
 	}
+	failed := batch[failure.Taken:min(failure.Taken+1+max(failure.With, 0), readable)]
 	switch {
 	case aboutNextHop(o.life, failure):
 		o.putOff(batch, failure.Taken, failure)
-		o.suspect(batch[failure.Taken], failure)
+		o.suspect(failed, failure)
 	case failure.Outcome == transport.Permanent:
 		o.settle(batch, failure.Taken)
-		o.refuse(batch[failure.Taken], failure)
+		o.refuse(failed, failure)
 	default:
 		o.settle(batch, failure.Taken)
-		o.holdUp(batch[failure.Taken], failure)
+		o.holdUp(failed, failure)
 	}
 }
 
@@ -207,31 +208,39 @@ func (o *Outbox) putOff(batch []picked, taken int, err error) {
 	o.pace.last, o.pace.until, o.pace.hurry = now, now.Add(backoff.Delay(o.pace.failed)), false
 }
 
-// suspect notes that the connection broke with this message.
-func (o *Outbox) suspect(p picked, failure *transport.SendError) {
+// suspect notes that the connection broke with these messages. The first stands for all of them: suspicion of each would have
+// them sent one by one after every outage.
+func (o *Outbox) suspect(failed []picked, failure *transport.SendError) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	if failure.Outcome == transport.Unknown {
+		for _, p := range failed {
+			p.lane.doubtful = max(p.lane.doubtful, p.item.number)
+		}
+	}
+	p := failed[0]
 	l := p.lane
 	if !l.begins(p.item.number) {
 		return
 	}
 	l.attempts++
-	l.unknown = l.unknown || failure.Outcome == transport.Unknown
 	o.index.unfile(l)
 	l.suspect++
 	o.index.refile(l)
 }
 
-// holdUp says that the next hop does not want a message now. Its lane waits, the others do
+// holdUp says that the next hop does not want these messages now. Their lanes wait, the others do
 // not.
-func (o *Outbox) holdUp(p picked, failure *transport.SendError) {
+func (o *Outbox) holdUp(failed []picked, failure *transport.SendError) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if p.lane.attempts == 0 {
+	if p := failed[0]; p.lane.attempts == 0 {
 		o.log.Warn("a message is put off by the next hop; it waits in the outbox",
 			"name", failure.Name, "entry", p.item.number, "error", failure)
 	}
-	o.restLocked(p)
+	for _, p := range failed {
+		o.restLocked(p)
+	}
 }
 
 // restLocked makes the lane of a message that could not be sent wait, if it is still there.
@@ -247,21 +256,38 @@ func (o *Outbox) restLocked(p picked) {
 	o.index.refile(l)
 }
 
-// refuse makes a message a dead letter.
-func (o *Outbox) refuse(p picked, failure *transport.SendError) {
+// refuse makes dead letters of messages.
+func (o *Outbox) refuse(failed []picked, failure *transport.SendError) {
 	o.mu.Lock()
-	attempts, unknown, before := p.lane.attempts, p.lane.unknown, o.refused
+	before := o.refused
 	o.refused = true
 	o.mu.Unlock()
 	if !before {
 		o.log.Warn("a message was refused for good and is a dead letter now",
-			"name", failure.Name, "entry", p.item.number, "error", failure)
+			"name", failure.Name, "entry", failed[0].item.number, "with", len(failed)-1, "error", failure)
 	}
-	d := Death{Reason: failure.Err.Error(), Code: failure.Code, Attempts: attempts + 1}
-	if unknown {
+	for len(failed) > 0 {
+		d, n := o.death(failed[0], failure), 1
+		for n < len(failed) && o.death(failed[n], failure) == d {
+			n++
+		}
+		o.bury(failed[:n], d)
+		failed = failed[n:]
+	}
+}
+
+// death returns what a message died of.
+func (o *Outbox) death(p picked, failure *transport.SendError) Death {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	d := Death{Reason: failure.Err.Error(), Code: failure.Code, Attempts: 1}
+	if p.lane.begins(p.item.number) {
+		d.Attempts += p.lane.attempts
+	}
+	if p.item.number <= p.lane.doubtful {
 		d.Reason += " (an earlier attempt may have got it through)"
 	}
-	o.bury([]picked{p}, d)
+	return d
 }
 
 // bury makes dead letters of messages that are not being sent. If the file can't be written to, they wait.
