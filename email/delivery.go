@@ -33,13 +33,14 @@ var _ smtp.LMTPSession = (*delivery)(nil)
 var (
 	errNotHere = &smtp.SMTPError{Code: 550, EnhancedCode: smtp.EnhancedCode{5, 1, 1}, Message: "Nobody with this address listens here"}
 	errGone    = &smtp.SMTPError{Code: 421, EnhancedCode: smtp.EnhancedCode{4, 3, 2}, Message: "Closing"}
+	errEarly   = &smtp.SMTPError{Code: 451, EnhancedCode: smtp.EnhancedCode{4, 3, 2}, Message: "The program has not said yet what it wants"}
 	errCrowded = &smtp.SMTPError{Code: 452, EnhancedCode: smtp.EnhancedCode{4, 3, 1}, Message: "Too many large mails at once"}
 )
 
 // Mail implements smtp.Session.
 func (d *delivery) Mail(from string, _ *smtp.MailOptions) error {
-	if !d.conn.begin() {
-		return errGone
+	if err := d.conn.begin(); err != nil {
+		return err
 	}
 	d.mu.Lock()
 	d.from = from

@@ -102,7 +102,8 @@
 // and no state file: errors wrap transport.ErrNotSupported. Each publisher's order is kept and repeated messages are known as in an
 // inbox. Mail that is no message of anybody's here is taken and dropped, with a line in the log. While the node does not run,
 // messages wait where they are: in the queue of the mail server, or the outbox of the other node. They are not
-// taken before the program has stated its interests: a tenth of a second after the first one, and after two seconds if there is none. Close takes what is on its way in.
+// taken before the program has stated its interests: a tenth of a second after the first one. Until then the other side waits, for two seconds
+// at most after Open, and is then told to try again later (451); so a program that only sends should not listen. Close takes what is on its way in.
 //
 // Connections are limited to 64, which may be silent for five minutes, a mail to five minutes, and all mails that
 // are on their way in to four of the largest; for more the other side is told to try again later (421, 452).

@@ -32,7 +32,8 @@ const (
 	// greetTimeout is for a connection to be set up, if it takes more than accepting it.
 	greetTimeout = 30 * time.Second
 	// settleTime is how long after the first interest mail is waited with: programs state one after the
-	// other. interestTimeout is for the first interest; a node without one only sends.
+	// other. interestTimeout is how long a client is kept waiting for the first interest; later it is
+	// told to come again.
 	settleTime      = 100 * time.Millisecond
 	interestTimeout = 2 * time.Second
 	// heldMails is how many of the largest mails may be on their way in at once; more small ones may.
@@ -57,10 +58,12 @@ type listener struct {
 	closed     atomic.Bool // nothing is delivered any more
 
 	// ready is closed when it is time to take mail: what has waited in a queue while there was no node is
-	// not to come before the interests in it. opening closes it.
-	ready   chan struct{}
-	opening *time.Timer
-	stated  sync.Once
+	// not to come before the interests in it. overdue is closed when the first interest has not come in
+	// time; opening closes it.
+	ready, overdue chan struct{}
+	opening        *time.Timer
+	stated         sync.Once
+	interested     atomic.Bool // an interest has been stated
 
 	mu      sync.Mutex
 	conns   map[*inbound]struct{}
@@ -111,7 +114,8 @@ func (l *listener) open(ctx context.Context) (err error) {
 	}
 	l.conns = make(map[*inbound]struct{})
 	l.served, l.gone, l.over, l.ready = make(chan struct{}), make(chan struct{}), make(chan struct{}), make(chan struct{})
-	l.opening = time.AfterFunc(interestTimeout, func() { close(l.ready) })
+	l.overdue = make(chan struct{})
+	l.opening = time.AfterFunc(interestTimeout, func() { close(l.overdue) })
 	s := smtp.NewServer(smtp.BackendFunc(func(c *smtp.Conn) (smtp.Session, error) {
 		return &delivery{listener: l, conn: c.Conn().(*inbound)}, nil
 	}))
@@ -230,23 +234,34 @@ func (l *listener) left() {
 // expect notes that an interest has been stated.
 func (l *listener) expect() {
 	l.stated.Do(func() {
-		if l.opening.Stop() {
-			l.opening.Reset(settleTime)
-		}
+		l.interested.Store(true)
+		time.AfterFunc(settleTime, func() { close(l.ready) })
 	})
 }
 
-// begin notes that a transaction has begun, which may end before the listener does. It returns
-// false if none may begin any more.
-func (c *inbound) begin() bool {
+// begin notes that a transaction has begun, which may end before the listener does. It returns an
+// error if none may begin now.
+func (c *inbound) begin() error {
+	l := c.listener
 	select {
-	case <-c.listener.ready:
-	case <-c.listener.over:
+	case <-l.ready:
+	case <-l.overdue:
+		if !l.interested.Load() {
+			return errEarly
+		}
+	case <-l.over:
 	}
-	c.listener.mu.Lock()
-	defer c.listener.mu.Unlock()
-	c.busy = !c.listener.closing
-	return c.busy
+	select {
+	case <-l.ready:
+	case <-l.over:
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closing {
+		return errGone
+	}
+	c.busy = true
+	return nil
 }
 
 // end notes that no transaction is under way.

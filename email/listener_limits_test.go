@@ -75,6 +75,7 @@ func TestListenLimits(t *testing.T) {
 // TestListenSlow: a mail that does not come to an end is given up, by the end or by pieces.
 func TestListenSlow(t *testing.T) {
 	withListener(t, nil, func(l *listening) {
+		l.receive(topicT)
 		for _, data := range []string{"DATA", "BDAT 100000"} {
 			c := l.dial()
 			c.say("MAIL FROM:<a@test>", "250")

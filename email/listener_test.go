@@ -164,11 +164,17 @@ func TestListen(t *testing.T) {
 	withListener(t, nil, func(l *listening) {
 		c := l.dial()
 		start := time.Now()
-		c.deliver(messageMail(t, 1, "nobody"), "250") // there is no interest
+		c.say("MAIL FROM:<a@test>", "451 4.3.2") // there is no interest
+		c.say("MAIL FROM:<a@test>", "451 4.3.2")
 		if took := time.Since(start); took != interestTimeout {
 			t.Errorf("the node was waited for for %v", took)
 		}
-		got := l.receive(topicT)
+		got, stated := l.receive(topicT), time.Now()
+		c.say("MAIL FROM:<a@test>", "250")
+		if took := time.Since(stated); took != settleTime {
+			t.Errorf("further interests were waited for for %v", took)
+		}
+		c.say("RSET", "250")
 		c.deliver(messageMail(t, 1, "hello"), "250")
 		select {
 		case m := <-got:
