@@ -2,7 +2,6 @@ package email
 
 import (
 	"cmp"
-	"errors"
 	"fmt"
 	"time"
 
@@ -20,6 +19,9 @@ const (
 	DefaultBatchBytes = 60 << 10
 )
 
+// MaxBatchBytes is the most that Batching.Bytes can be. Receivers take batches of that size, whatever their MaxBody.
+const MaxBatchBytes = 1 << 20
+
 // maxBatchDelay is the longest Delay. What a message waits is not to be a matter of minutes.
 const maxBatchDelay = 10 * time.Second
 
@@ -29,7 +31,7 @@ const maxBatchDelay = 10 * time.Second
 type Batching struct {
 	// On switches it on.
 	On bool
-	// Messages and Bytes limit a mail of several messages: how many there are, at most 4096, and how large it gets.
+	// Messages and Bytes limit a mail of several messages: how many there are, at most 4096, and how large it gets, at most MaxBatchBytes.
 	// With more bytes than the default receivers take a second look at each such mail.
 	Messages, Bytes int
 	// Delay is how long a message may wait for others when the way is free. The default is not at
@@ -43,8 +45,8 @@ func (b *Batching) check() error {
 	switch {
 	case b.Messages < 0 || b.Messages > wire.MaxBatch:
 		return keyError{"email.batch.messages", fmt.Errorf("%d is not a number from 1 to %d", b.Messages, wire.MaxBatch)}
-	case b.Bytes < 0:
-		return keyError{"email.batch.bytes", errors.New("it is negative")}
+	case b.Bytes < 0 || b.Bytes > MaxBatchBytes:
+		return keyError{"email.batch.bytes", fmt.Errorf("%d is not a number from 1 to %d", b.Bytes, MaxBatchBytes)}
 	case b.Delay < 0 || b.Delay > maxBatchDelay:
 		return keyError{"email.batch.delay", fmt.Errorf("%v is not a time from 0 to %v", b.Delay, maxBatchDelay)}
 	}

@@ -202,6 +202,7 @@ func TestParseConfigErrors(t *testing.T) {
 		{"batches, perhaps", minimal + "  batch: auto\n", "c/email.yml:7: email.batch: this must be true or false"},
 		{"batches of nothing", minimal + "  batch:\n    messages: 0\n", "c/email.yml:8: email.batch.messages: this must be greater than 0"},
 		{"batches of too much", minimal + "  batch:\n    messages: 5000\n", "c/email.yml:8: email.batch.messages: 5000 is not a number from 1 to 4096"},
+		{"batches of too many bytes", minimal + "  batch:\n    bytes: 2000000\n", "c/email.yml:8: email.batch.bytes: 2000000 is not a number from 1 to 1048576"},
 		{"batches that wait for ever", minimal + "  batch:\n    delay: 1h\n", "c/email.yml:8: email.batch.delay: 1h0m0s is not a time from 0 to 10s"},
 		{"batches at no time", minimal + "  batch:\n    delay: 5\n", `c/email.yml:8: email.batch.delay: "5" is not a time, such as 5ms`},
 		{"unknown compat", minimal + "  compat: rmw_smtp\n", `c/email.yml:7: email.compat: "rmw_smtp" is not known; the only value is rmw_email`},

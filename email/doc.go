@@ -34,7 +34,7 @@
 //	  compat: rmw_email                # all messages are for rmw_email
 //	  batch: true                      # several messages travel as one mail; or a section:
 //	    messages: 1024                 # at most so many in a mail,
-//	    bytes: 61440                   # of that size;
+//	    bytes: 61440                   # of that size, at most 1048576;
 //	    delay: 0s                      # how long to wait for more when nothing is on its way
 //	routes:                            # the first that matches counts
 //	  - pattern: /robot/>

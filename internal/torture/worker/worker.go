@@ -5,6 +5,7 @@ package worker
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -134,7 +135,11 @@ func openOnce(ctx context.Context, c Config, logger *slog.Logger, wrap func(tran
 		carrier = wrap(carrier)
 	}
 	if c.Outbox != "" {
-		if carrier, err = outbox.Open(carrier, outbox.Options{File: c.Outbox, Logger: logger}); err != nil {
+		options := outbox.Options{File: c.Outbox, Logger: logger}
+		if c.Mail.Batch.On {
+			options.Batch = cmp.Or(c.Mail.Batch.Messages, email.DefaultBatchMessages) // as postbus.Open does
+		}
+		if carrier, err = outbox.Open(carrier, options); err != nil {
 			return nil, err
 		}
 	}
