@@ -26,6 +26,8 @@ type collector struct {
 	busy   bool    // somebody sends, and will look what has been collected
 	closed bool
 	full   chan struct{} // gets something when there is a mail full; capacity 1
+
+	draining sync.WaitGroup // what sends what has been collected
 }
 
 // lane is what waits to be sent to the same recipients.
@@ -183,11 +185,13 @@ func (c *collector) file(first bool, calls ...*call) {
 }
 
 // pass ends the sending of the one that enter has let through. It reports whether something has been collected, which the
-// caller sees to.
+// caller sees to; then draining counts it.
 func (c *collector) pass() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.busy = len(c.turns) > 0
+	if c.busy = len(c.turns) > 0 && !c.closed; c.busy {
+		c.draining.Add(1) // before shut, or never
+	}
 	return c.busy
 }
 
@@ -302,10 +306,18 @@ func (c *collector) settle(pieces []piece, err error) {
 		if err == nil {
 			w.taken += p.count
 		}
+		err := err
 		if err == nil && w.taken < len(w.msgs) {
-			w.next = c.run(w.msgs[w.taken:])
-			c.file(true, w)
-			continue
+			switch {
+			case c.closed:
+				err = waitingError(w.msgs[0], errClosed)
+			case w.ctx.Err() != nil:
+				err = waitingError(w.msgs[0], stillWaiting(w.ctx))
+			default:
+				w.next = c.run(w.msgs[w.taken:])
+				c.file(true, w)
+				continue
+			}
 		}
 		w.state, w.err = over, err
 		if e, ok := errors.AsType[*transport.SendError](err); ok {
@@ -343,7 +355,7 @@ func (c *collector) await(w *call) error {
 	}
 	defer c.mu.Unlock()
 	e := &transport.SendError{Name: w.msgs[w.taken].Name, Outcome: transport.Temporary, Taken: w.taken}
-	e.Err = fmt.Errorf("email: waiting for earlier messages: %w", transport.ContextError(w.ctx))
+	e.Err = stillWaiting(w.ctx)
 	if w.state == flying {
 		e.Outcome, e.With = transport.Unknown, w.with.has(w)-1
 		e.Err = fmt.Errorf("email: the mail with this message and others was on its way: %w", transport.ContextError(w.ctx))
@@ -354,8 +366,14 @@ func (c *collector) await(w *call) error {
 	if w.filed {
 		c.count -= len(w.msgs) - w.taken
 	}
-	w.state = left
+	// Who has been told has the messages back.
+	w.state, w.msgs, w.first = left, nil, [1]*transport.Message{}
 	return e
+}
+
+// stillWaiting is the error of a message that has waited until the end of ctx.
+func stillWaiting(ctx context.Context) error {
+	return fmt.Errorf("email: waiting for earlier messages: %w", transport.ContextError(ctx))
 }
 
 // linger waits until something that has been collected has waited long enough, or there is enough of it.
@@ -393,18 +411,19 @@ func (c *collector) linger(stop <-chan struct{}) {
 func (c *collector) shut() {
 	c.mu.Lock()
 	c.closed = true
-	var pieces []*call
+	var pieces []piece
 	for _, l := range c.lanes {
-		pieces = append(pieces, l.calls...)
+		for _, w := range l.calls {
+			pieces = append(pieces, piece{w, 0})
+		}
 	}
 	c.lanes, c.turns, c.count = make(map[string]*lane), nil, 0
 	c.mu.Unlock()
-	for _, w := range pieces {
-		c.settle([]piece{{w, 0}}, closedError(w.msgs[0]))
-	}
+	c.settle(pieces, &transport.SendError{Outcome: transport.Temporary, Err: errClosed})
 }
 
+// errClosed is the error of messages that waited when the carrier was closed.
+var errClosed = fmt.Errorf("email carrier is %w", transport.ErrClosed)
+
 // closedError is the error of a carrier that has been closed.
-func closedError(m *transport.Message) error {
-	return fmt.Errorf("send %s: email carrier is %w", m.Name, transport.ErrClosed)
-}
+func closedError(m *transport.Message) error { return fmt.Errorf("send %s: %w", m.Name, errClosed) }

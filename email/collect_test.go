@@ -434,6 +434,46 @@ func TestCollectClose(t *testing.T) {
 	})
 }
 
+// TestCollectCloseSeveral: a call that is told of the end knows how many of its messages have been taken.
+func TestCollectCloseSeveral(t *testing.T) {
+	withBatches(t, Batching{On: true}, func(b *batchTest) {
+		b.send(b.Context(), "1")
+		b.send(b.Context(), "2", "b@test>3")
+		b.send(b.Context(), "4")
+		b.send(b.Context(), "c@test>5")
+		time.Sleep(5 * time.Second / 2) // 3 waits, behind 5
+		if err := b.sender.close(b.Context()); err != nil {
+			b.Error(err)
+		}
+		b.want("1", "2 4", "5")
+		b.wantError("2", transport.Temporary, 1, transport.ErrClosed)
+		b.wantError("c@test>5", 0, 0, nil)
+		reopen(b)
+	})
+}
+
+// TestCollectContextSeveral: a call whose context ends while its first messages are sent alone knows how many have been taken.
+func TestCollectContextSeveral(t *testing.T) {
+	withBatches(t, Batching{On: true}, func(b *batchTest) {
+		ctx, cancel := context.WithTimeout(b.Context(), time.Hour)
+		defer cancel()
+		b.send(b.Context(), "1")
+		b.send(ctx, "2", "b@test>3")
+		b.judge(func(mail string) string {
+			if strings.Contains(mail, "/2") {
+				cancel() // and the reply comes within lastWord
+				return "250 ok"
+			}
+			return "250 slow ok"
+		})
+		b.want("1", "2")
+		b.wantError("2", transport.Temporary, 1, context.Canceled)
+		for _, l := range b.sender.collector.lanes {
+			b.Errorf("%d calls have been filed", len(l.calls))
+		}
+	})
+}
+
 // reopen makes a closed sender fit for being closed again, which withServers does.
 func reopen(b *batchTest) {
 	if err := b.sender.open(b.Context()); err != nil {

@@ -8,8 +8,9 @@ import (
 	"github.com/postbus/postbus/transport"
 )
 
-// drain sends what has been collected, until there is nothing left.
+// drain sends what has been collected, until there is nothing left. The collector has counted it as draining.
 func (s *sender) drain() {
+	defer s.collector.draining.Done()
 	conn := <-s.slot
 	defer func() { s.slot <- conn }()
 	for {

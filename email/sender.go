@@ -5,7 +5,6 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"sync"
 	"time"
 
 	"github.com/postbus/postbus/transport"
@@ -26,9 +25,8 @@ type sender struct {
 	forgive     func(error) bool // says whether the first connection can wait; nil: no
 
 	collector collector
-	draining  sync.WaitGroup // what sends what has been collected
-	batchGID  transport.GID  // of the batches' own IDs
-	batches   uint64         // how many there have been
+	batchGID  transport.GID // of the batches' own IDs
+	batches   uint64        // how many there have been
 
 	// slot holds the connection, or nil if there is none, while nobody sends.
 	slot   chan *submission
@@ -69,7 +67,7 @@ func (s *sender) send(ctx context.Context, msgs []*transport.Message) error {
 		}
 		defer func() {
 			if s.collector.pass() {
-				s.draining.Go(s.drain)
+				go s.drain()
 			}
 		}()
 	}
@@ -79,7 +77,7 @@ func (s *sender) send(ctx context.Context, msgs []*transport.Message) error {
 		return closedError(msgs[0])
 	case conn = <-s.slot:
 	case <-ctx.Done():
-		return waitingError(msgs[0], fmt.Errorf("email: waiting for earlier messages: %w", transport.ContextError(ctx)))
+		return waitingError(msgs[0], stillWaiting(ctx))
 	}
 	defer func() { s.slot <- conn }()
 	select {
@@ -209,7 +207,7 @@ func (s *sender) close(ctx context.Context) error {
 	s.end()
 	s.servers.close()
 	s.slot <- nil // for who was waiting and finds it closed
-	s.draining.Wait()
+	s.collector.draining.Wait()
 	return err
 }
 
