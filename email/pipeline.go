@@ -57,6 +57,7 @@ func (c *submission) pipeline(m outgoing, taken *bool) error {
 	}
 	c.sent.Store(shape == inOne)
 	v, err := c.hearEnvelope(m)
+	c.answered = err == nil
 	switch {
 	case err != nil:
 		c.broken, *taken = true, shape == inOne

@@ -144,7 +144,7 @@ func (s *servers) learn(conn *submission, err error) {
 	defer s.mu.Unlock()
 	stumbles := &s.stumbles[conn.rank]
 	switch {
-	case !conn.pipelining:
+	case !conn.pipelining, conn.calledOff:
 	case conn.stumbled:
 		*stumbles++
 	case !conn.plain:

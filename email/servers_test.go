@@ -285,3 +285,35 @@ func TestRefusedLogin(t *testing.T) {
 		}
 	})
 }
+
+// TestDeadlinesAreNoStumbles: a server that takes longer for its answer to the mail than callers wait is still sent commands in
+// advance.
+func TestDeadlinesAreNoStumbles(t *testing.T) {
+	for _, offers := range offersOf[1:3] {
+		prepare := func(n *smtpNet) {
+			n.servers[0].offers = offers.offers
+			n.servers[0].judge = func(mail string) string {
+				if strings.Contains(mail, "late") {
+					return "silence"
+				}
+				return ""
+			}
+		}
+		withServers(t, 1, prepare, func(t *testing.T, n *smtpNet, s *sender) {
+			for range 3 {
+				late := topicMessage(1)
+				late.Body = []byte("late")
+				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+				err := s.send(ctx, []*transport.Message{late})
+				cancel()
+				checkOutcome(t, err, transport.Unknown, 0, transport.ErrTimeout, "")
+				if err := s.send(t.Context(), []*transport.Message{topicMessage(2)}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if s.servers.stumbles[0] > 0 || !s.servers.plain[0].IsZero() {
+				t.Errorf("%s: %d stumbles, none in advance until %v", offers.name, s.servers.stumbles[0], s.servers.plain[0])
+			}
+		})
+	}
+}

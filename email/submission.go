@@ -41,8 +41,11 @@ type submission struct {
 	// plain says not to send commands in advance, though the server offers it; stumbled that it has
 	// come to grief over it.
 	plain, stumbled bool
-	flight          []byte      // the last one, for its room
-	sent            atomic.Bool // the whole mail is; what is missing is the answer
+	// answered says that the server has answered the whole envelope that came in advance; calledOff that the mail was
+	// called off after that, which says nothing about commands in advance.
+	answered, calledOff bool
+	flight              []byte      // the last one, for its room
+	sent                atomic.Bool // the whole mail is; what is missing is the answer
 }
 
 // outgoing is a message as a mail, ready to be submitted.
@@ -189,6 +192,7 @@ func (c *submission) submit(ctx context.Context, m outgoing) (taken bool, err er
 		return c.append(ctx, m.raw)
 	}
 	c.sent.Store(false)
+	c.answered = false
 	closed, err := patient(ctx, c.bare, &c.sent, func() error {
 		if c.maxSize > 0 && len(m.raw) > c.maxSize {
 			return fmt.Errorf("%w: the mail has %d bytes, the server's limit is %d", transport.ErrTooLarge, len(m.raw), c.maxSize)
@@ -206,6 +210,9 @@ func (c *submission) submit(ctx context.Context, m outgoing) (taken bool, err er
 		return err
 	})
 	c.broken = c.broken || closed
+	if c.calledOff = closed && c.answered; c.calledOff {
+		c.stumbled = false
+	}
 	return taken, err
 }
 
