@@ -23,6 +23,7 @@ type collector struct {
 	lanes  map[string]*lane
 	turns  []*lane // those with calls, the next first
 	count  int     // of the messages in lanes
+	size   int     // of what their calls have to send next, estimated
 	busy   bool    // somebody sends, and will look what has been collected
 	closed bool
 	full   chan struct{} // gets something when there is a mail full; capacity 1
@@ -152,7 +153,7 @@ func (c *collector) enter(ctx context.Context, msgs []*transport.Message) (*call
 		w.since = time.Now()
 	}
 	c.file(false, w)
-	if c.count >= c.limits.Messages && c.limits.Delay > 0 {
+	if c.limits.Delay > 0 && c.enough() {
 		select {
 		case c.full <- struct{}{}:
 		default:
@@ -180,9 +181,18 @@ func (c *collector) file(first bool, calls ...*call) {
 	}
 	for _, w := range calls {
 		w.state, w.filed, w.with = waiting, true, nil
-		c.count += len(w.msgs) - w.taken
+		c.add(w, 1)
 	}
 }
+
+// add counts a call that comes into a lane, or with the sign -1 leaves it. c.mu is held.
+func (c *collector) add(w *call, sign int) {
+	c.count += sign * (len(w.msgs) - w.taken)
+	c.size += sign * w.next.size
+}
+
+// enough reports whether there is enough for a mail. c.mu is held.
+func (c *collector) enough() bool { return c.count >= c.limits.Messages || c.size >= c.limits.Bytes }
 
 // pass ends the sending of the one that enter has let through. It reports whether something has been collected, which the
 // caller sees to; then draining counts it.
@@ -232,7 +242,7 @@ func (c *collector) fill(l *lane) *load {
 		b.pieces = append(b.pieces, piece{w, n})
 		count += n
 		size += w.next.size
-		c.count -= len(w.msgs) - w.taken
+		c.add(w, -1)
 		w.state, w.filed, w.with = packed, false, b
 		if w.next.single {
 			i++
@@ -364,7 +374,7 @@ func (c *collector) await(w *call) error {
 		}
 	}
 	if w.filed {
-		c.count -= len(w.msgs) - w.taken
+		c.add(w, -1)
 	}
 	// Who has been told has the messages back.
 	w.state, w.msgs, w.first = left, nil, [1]*transport.Message{}
@@ -388,7 +398,7 @@ func (c *collector) linger(stop <-chan struct{}) {
 			oldest = since
 		}
 	}
-	enough := len(c.turns) == 0 || c.count >= c.limits.Messages
+	enough := len(c.turns) == 0 || c.enough()
 	select {
 	case <-c.full: // it was about earlier ones
 	default:
@@ -417,7 +427,7 @@ func (c *collector) shut() {
 			pieces = append(pieces, piece{w, 0})
 		}
 	}
-	c.lanes, c.turns, c.count = make(map[string]*lane), nil, 0
+	c.lanes, c.turns, c.count, c.size = make(map[string]*lane), nil, 0, 0
 	c.mu.Unlock()
 	c.settle(pieces, &transport.SendError{Outcome: transport.Temporary, Err: errClosed})
 }

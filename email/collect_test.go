@@ -363,6 +363,24 @@ func TestCollectDelay(t *testing.T) {
 	})
 }
 
+// TestCollectDelayBytes: messages that fill a mail by their size do not wait either.
+func TestCollectDelayBytes(t *testing.T) {
+	withBatches(t, Batching{On: true, Bytes: 10000, Delay: 5 * time.Second}, func(b *batchTest) {
+		b.send(b.Context(), "1")
+		b.send(b.Context(), "2")
+		time.Sleep(2 * time.Second)
+		long := strings.Repeat("x", 10000)
+		b.send(b.Context(), long)
+		b.want("1", "2", long)
+		if b.took["2"] != 3*time.Second {
+			b.Errorf("2 took %v", b.took["2"])
+		}
+		if size := b.sender.collector.size; size != 0 {
+			b.Errorf("%d bytes are left", size)
+		}
+	})
+}
+
 // TestCollectAlone: what others than postbus are to read, and what is no message of a node's, is a mail of its own.
 func TestCollectAlone(t *testing.T) {
 	withBatches(t, Batching{On: true}, func(b *batchTest) {
