@@ -71,11 +71,19 @@ func (c *submission) append(ctx context.Context, raw []byte) (taken bool, err er
 	if a.limit > 0 && int64(len(raw)) > a.limit {
 		return false, fmt.Errorf("%w: the mail has %d bytes, the server's limit is %d", transport.ErrTooLarge, len(raw), a.limit)
 	}
-	ctx, cancel := bounded(ctx, submissionTimeout)
-	defer cancel()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	// The time is for the server's next answer: that the mail may come, and that it has been taken. Sending it takes as long as it takes.
+	silence := time.AfterFunc(submissionTimeout, func() { cancel(noAnswer(submissionTimeout)) })
+	defer silence.Stop()
 	err = guard(ctx, c.bare, func() error {
 		command := a.client.Append(a.folder, int64(len(raw)), nil)
-		_, err := command.Write(raw)
+		var err error
+		for rest := raw; len(rest) > 0 && err == nil; silence.Reset(submissionTimeout) {
+			step := rest[:min(len(rest), writeStep)]
+			_, err = command.Write(step)
+			rest = rest[len(step):]
+		}
 		if closeErr := command.Close(); err == nil {
 			err = closeErr
 		}

@@ -24,6 +24,8 @@ type appendScript struct {
 	// answer returns what to say to a command on a connection, counted from 1, or "" for the usual; "LITERAL"
 	// is the command where a literal is offered. "close" closes the connection, "silence" says nothing.
 	answer func(conn int, command string) string
+	// pause is how long the server rests after each 32 KiB of a mail.
+	pause time.Duration
 
 	mu      sync.Mutex
 	mails   []string
@@ -94,8 +96,12 @@ func (s *appendScript) serve(conn net.Conn, n int) {
 			}
 			length, _ := strconv.Atoi(size)
 			mail := make([]byte, length+2)
-			if _, err := io.ReadFull(lines, mail); err != nil {
-				return
+			for n := 0; n < len(mail); time.Sleep(s.pause) {
+				part := mail[n:min(n+32<<10, len(mail))]
+				if _, err := io.ReadFull(lines, part); err != nil {
+					return
+				}
+				n += len(part)
 			}
 			s.mu.Lock()
 			s.mails = append(s.mails, string(mail[:length]))
@@ -233,6 +239,18 @@ func TestAppendLimit(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestAppendSlowly: a mail that takes long on a slow line gets through; the time for the answer begins after it.
+func TestAppendSlowly(t *testing.T) {
+	s := &appendScript{caps: "LITERAL+", answer: func(int, string) string { return "" }, pause: 10 * time.Second}
+	withAppending(t, s, func(t *testing.T, sender *sender) {
+		start := time.Now()
+		checkOutcome(t, sender.send(t.Context(), []*transport.Message{textMessage(strings.Repeat("x", 1<<20))}), 0, 0, nil, "")
+		if took := time.Since(start); took < 2*submissionTimeout || len(s.mails) != 1 {
+			t.Errorf("%d mails were sent in %v", len(s.mails), took)
+		}
+	})
 }
 
 // TestAppendOpen: a folder that is not there is found at once, and who may only append need not look.

@@ -27,8 +27,9 @@ const (
 	// commandTimeout is for the answer to one command, and for progress within a
 	// long one.
 	commandTimeout = 30 * time.Second
-	// writeTimeout is for one write to be taken by the network.
+	// writeTimeout is for a write of up to writeStep bytes to be taken by the network.
 	writeTimeout = 30 * time.Second
+	writeStep    = 64 << 10
 )
 
 // keepAlive notices within half a minute that the other side is gone without a word;
@@ -69,8 +70,8 @@ func (a *account) dial(ctx context.Context) (link, error) {
 	return link{secured, bare}, nil
 }
 
-// deadlineConn is a connection on which no single write takes longer than
-// writeTimeout. go-smtp sends the body of a mail without any limit.
+// deadlineConn is a connection on which no writeStep bytes take longer than
+// writeTimeout; a whole mail in one write may, on a slow line. go-smtp sends the body of a mail without any limit.
 type deadlineConn struct{ net.Conn }
 
 // SyscallConn implements syscall.Conn, for hasEnded.
@@ -81,11 +82,17 @@ func (c deadlineConn) SyscallConn() (syscall.RawConn, error) {
 	return nil, errors.ErrUnsupported
 }
 
-func (c deadlineConn) Write(b []byte) (int, error) {
-	if err := c.Conn.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
-		return 0, err
+func (c deadlineConn) Write(b []byte) (written int, err error) {
+	for {
+		if err := c.Conn.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
+			return written, err
+		}
+		step := b[written:min(written+writeStep, len(b))]
+		n, err := c.Conn.Write(step)
+		if written += n; err != nil || written == len(b) {
+			return written, err
+		}
 	}
-	return c.Conn.Write(b)
 }
 
 // bounded returns a context that ends after limit, for guard.
