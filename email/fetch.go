@@ -139,6 +139,7 @@ func (r *reader) fetchWhole(ctx context.Context, uid imap.UID) (more bool, err e
 	}
 	switch {
 	case err == nil && full:
+		r.cursor.window = 1 // what is behind it would be fetched again as well
 		return false, nil
 	case err == nil: // or it has been deleted
 		r.cursor.pass(uid)
