@@ -54,6 +54,19 @@ func (a *awaited) settle(request transport.ID) {
 	delete(a.open, request)
 }
 
+// drop notes that requests of one call of Send will not be answered, because they were certainly not sent.
+func (a *awaited) drop(msgs []*transport.Message, failed *transport.SendError) {
+	msgs = msgs[failed.Taken:]
+	if failed.Outcome == transport.Unknown {
+		msgs = msgs[min(1+failed.With, len(msgs)):]
+	}
+	for _, m := range msgs {
+		if m.Kind == transport.Request {
+			a.settle(m.ID)
+		}
+	}
+}
+
 // any reports whether an answer is awaited.
 func (a *awaited) any(now time.Time) bool {
 	a.mu.Lock()

@@ -1,6 +1,7 @@
 package email
 
 import (
+	"maps"
 	"time"
 
 	"github.com/postbus/postbus/transport"
@@ -68,33 +69,34 @@ func (r *rhythm) next(now time.Time) beat {
 }
 
 // rhythms are those of the publishers that have been heard of lately. The zero value is empty.
-type rhythms map[transport.GID]*rhythm
+type rhythms struct {
+	of map[transport.GID]*rhythm
+	// swept is when those that have stopped were last looked for to make room.
+	swept time.Time
+}
 
 // heard notes a message of a publisher.
 func (rs *rhythms) heard(publisher transport.GID, now time.Time) {
-	if r := (*rs)[publisher]; r != nil {
+	if r := rs.of[publisher]; r != nil {
 		r.heard(now)
 		return
 	}
-	if *rs == nil {
-		*rs = make(rhythms)
+	if rs.of == nil {
+		rs.of = make(map[transport.GID]*rhythm)
 	}
-	if len(*rs) >= mostRhythms {
-		for publisher, r := range *rs {
-			if now.Sub(r.last) > 2*r.gap {
-				delete(*rs, publisher)
-			}
-		}
+	if len(rs.of) >= mostRhythms && now.Sub(rs.swept) >= sweepPause {
+		rs.swept = now
+		maps.DeleteFunc(rs.of, func(_ transport.GID, r *rhythm) bool { return now.Sub(r.last) > 2*r.gap })
 	}
-	if len(*rs) < mostRhythms {
-		(*rs)[publisher] = &rhythm{last: now}
+	if len(rs.of) < mostRhythms {
+		rs.of[publisher] = &rhythm{last: now}
 	}
 }
 
 // next returns when the next message of any publisher is due.
-func (rs rhythms) next(now time.Time) (first beat) {
+func (rs *rhythms) next(now time.Time) (first beat) {
 	var later beat
-	for _, r := range rs {
+	for _, r := range rs.of {
 		switch b := r.next(now); {
 		case b.step == 0:
 		case b.in > 0:

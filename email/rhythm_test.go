@@ -35,8 +35,20 @@ func TestRhythms(t *testing.T) {
 	for n := range 1000 {
 		rs.heard(transport.GID{3, byte(n), byte(n >> 8)}, at(60+float64(n)/1000))
 	}
-	if len(rs) > mostRhythms {
-		t.Errorf("%d rhythms", len(rs))
+	if len(rs.of) > mostRhythms {
+		t.Errorf("%d rhythms", len(rs.of))
+	}
+	// Others are let in, but not with a search for each of them that is not.
+	swept := rs.swept
+	for n := range 100 {
+		rs.heard(transport.GID{4, byte(n)}, swept.Add(sweepPause/2))
+	}
+	if !rs.swept.Equal(swept) {
+		t.Error("those that have stopped were looked for again at once")
+	}
+	rs.heard(transport.GID{5}, swept.Add(time.Minute))
+	if rs.of[transport.GID{5}] == nil {
+		t.Error("those that have stopped are kept")
 	}
 }
 
@@ -72,4 +84,34 @@ func TestAwaited(t *testing.T) {
 			t.Errorf("%d are kept of which one is awaited", n)
 		}
 	})
+}
+
+// TestAwaitedDropped: what was certainly not sent is not awaited.
+func TestAwaitedDropped(t *testing.T) {
+	for _, test := range []struct {
+		failed transport.SendError
+		left   int
+	}{
+		{transport.SendError{Outcome: transport.Temporary}, 0},
+		{transport.SendError{Outcome: transport.Permanent, Taken: 2}, 2},
+		{transport.SendError{Outcome: transport.Unknown, Taken: 2}, 3},
+		{transport.SendError{Outcome: transport.Unknown, Taken: 2, With: 1}, 4},
+		{transport.SendError{Outcome: transport.Unknown, Taken: 4}, 5},
+	} {
+		var a awaited
+		var msgs []*transport.Message
+		for n := range uint64(5) {
+			msgs = append(msgs, &transport.Message{Kind: transport.Request, ID: transport.NewID(transport.GID{1}, n, "test")})
+			a.add(msgs[n])
+		}
+		a.drop(msgs, &test.failed)
+		if len(a.open) != test.left {
+			t.Errorf("%v, %d taken, %d with it: %d are awaited, want %d", test.failed.Outcome, test.failed.Taken, test.failed.With, len(a.open), test.left)
+		}
+		for n := range test.left {
+			if _, there := a.open[msgs[n].ID]; !there {
+				t.Errorf("request %d is not awaited", n)
+			}
+		}
+	}
 }
