@@ -227,8 +227,8 @@ func (c *Carrier) Send(ctx context.Context, msgs ...*transport.Message) error {
 	if calling {
 		c.receiver.expect()
 	}
-	if failed, ok := errors.AsType[*transport.SendError](err); ok && failed.Outcome != transport.Unknown && len(msgs) == 1 {
-		c.receiver.awaited.settle(msgs[0].ID)
+	if failed, ok := errors.AsType[*transport.SendError](err); ok && calling {
+		c.receiver.awaited.drop(msgs, failed)
 	}
 	return err
 }
@@ -280,9 +280,7 @@ func (c *Carrier) closeReceiver(ctx context.Context) error {
 	if c.listener == nil {
 		return c.receiver.close(ctx)
 	}
-	if err := c.listener.close(ctx); err != nil {
-		return err
-	}
-	c.receiver.stopLives()
-	return nil
+	err := c.listener.close(ctx)
+	c.receiver.stopLives(err == nil)
+	return err
 }

@@ -63,8 +63,11 @@ func (d *delivery) LMTPData(r io.Reader, _ smtp.StatusCollector) error { return 
 // Data implements smtp.Session. The answer to the mail is given when those who wanted the message have it.
 func (d *delivery) Data(r io.Reader) error {
 	l := d.listener
-	l.reading.Add(1)
-	defer l.reading.Done()
+	if !l.enter() {
+		return errGone
+	}
+	defer l.leave()
+	d.conn.carry()
 	d.mu.Lock()
 	from, buffer := d.from, d.buffer
 	d.buffer, d.reading = nil, true

@@ -29,6 +29,8 @@ const (
 	maxDeliveryLine = 64 << 10
 	// deliveryTimeout is for the next command (RFC 5321 section 4.5.3.2.7), and for a whole mail.
 	deliveryTimeout = 5 * time.Minute
+	// closingTimeout is for what is left of a transaction when the listener closes, until its data come.
+	closingTimeout = 5 * time.Second
 	// greetTimeout is for a connection to be set up, if it takes more than accepting it.
 	greetTimeout = 30 * time.Second
 	// settleTime is how long after the first interest mail is waited with: programs state one after the
@@ -51,7 +53,6 @@ type listener struct {
 	server     *smtp.Server
 	served     chan struct{} // closed when no more connections are accepted
 	held       atomic.Int64  // bytes of mails on their way in
-	reading    sync.WaitGroup
 
 	// delivering is held while a mail is delivered: they come one at a time.
 	delivering sync.Mutex
@@ -68,15 +69,21 @@ type listener struct {
 	mu      sync.Mutex
 	conns   map[*inbound]struct{}
 	closing bool
+	since   time.Time     // when closing was set
 	over    chan struct{} // closed when closing is set
-	gone    chan struct{} // closed when the last connection has been, while closing
+	reading int           // mails; they may outlive their connections
+	gone    chan struct{} // closed when nothing is left of these, while closing
 }
 
 // inbound is a connection to a listener.
 type inbound struct {
 	net.Conn
 	listener *listener
-	busy     bool // in a transaction; listener.mu
+
+	// listener.mu guards the rest.
+	busy  bool      // in a transaction
+	begun time.Time // when it was
+	data  bool      // its mail is on its way
 }
 
 // Listen is Open for a program that has a listener already: on a free port, of its service manager, or
@@ -210,6 +217,40 @@ func (c *inbound) Read(b []byte) (int, error) {
 	return n, err
 }
 
+// SetReadDeadline is called before each command. A transaction has one end, whatever commands it is made of.
+func (c *inbound) SetReadDeadline(t time.Time) error {
+	c.listener.mu.Lock()
+	defer c.listener.mu.Unlock()
+	return c.limit(t)
+}
+
+// limit sets the time until which what comes next is waited for, or the end of the transaction if that is
+// before. listener.mu is held.
+func (c *inbound) limit(t time.Time) error {
+	if c.busy {
+		t = sooner(t, c.begun.Add(deliveryTimeout))
+		if c.listener.closing && !c.data {
+			t = sooner(t, c.listener.since.Add(closingTimeout))
+		}
+	}
+	return c.Conn.SetReadDeadline(t)
+}
+
+func sooner(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
+	}
+	return b
+}
+
+// carry notes that the mail of a transaction is on its way.
+func (c *inbound) carry() {
+	c.listener.mu.Lock()
+	defer c.listener.mu.Unlock()
+	c.data = true
+	_ = c.limit(time.Now().Add(deliveryTimeout)) // if it fails the connection is broken, and reading says so
+}
+
 // Close closes the connection, and forgets it.
 func (c *inbound) Close() error {
 	l := c.listener
@@ -220,9 +261,28 @@ func (c *inbound) Close() error {
 	return c.Conn.Close()
 }
 
+// enter notes that a mail is read. It returns false if that is not waited for any more.
+func (l *listener) enter() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closing && len(l.conns)+l.reading == 0 {
+		return false
+	}
+	l.reading++
+	return true
+}
+
+// leave notes the end of it.
+func (l *listener) leave() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.reading--
+	l.left()
+}
+
 // left notes if nobody is there any more. l.mu is held.
 func (l *listener) left() {
-	if l.closing && len(l.conns) == 0 {
+	if l.closing && len(l.conns)+l.reading == 0 {
 		select {
 		case <-l.gone:
 		default:
@@ -260,7 +320,7 @@ func (c *inbound) begin() error {
 	if l.closing {
 		return errGone
 	}
-	c.busy = true
+	c.busy, c.begun, c.data = true, time.Now(), false
 	return nil
 }
 
@@ -287,13 +347,14 @@ func (l *listener) close(ctx context.Context) error {
 		return nil
 	}
 	l.mu.Lock()
-	l.closing = true
+	l.closing, l.since = true, time.Now()
 	close(l.over)
 	l.opening.Stop()
 	var idle, busy []*inbound
 	for c := range l.conns {
 		if c.busy {
 			busy = append(busy, c)
+			_ = c.limit(l.since.Add(deliveryTimeout)) // as in carry
 		} else {
 			idle = append(idle, c)
 		}
@@ -310,7 +371,6 @@ func (l *listener) close(ctx context.Context) error {
 		defer close(ended)
 		<-l.gone
 		_ = l.server.Shutdown(context.Background()) // it waits for the goroutines that have served the connections
-		l.reading.Wait()
 	}()
 	select {
 	case <-ended:

@@ -129,6 +129,72 @@ func TestListenClose(t *testing.T) {
 	})
 }
 
+// TestListenTransaction: no command makes a transaction last longer than a mail may take, and while the listener
+// closes one without a mail ends soon.
+func TestListenTransaction(t *testing.T) {
+	withListener(t, nil, func(l *listening) {
+		l.receive(topicT)
+		// last repeats a command until the connection is closed.
+		last := func(c *lmtp, command string) (took time.Duration) {
+			start := time.Now()
+			for {
+				if _, err := c.Write([]byte(command)); err != nil {
+					return time.Since(start)
+				}
+				if line, err := c.lines.ReadString('\n'); err != nil || !strings.HasPrefix(line, "250") || time.Since(start) > 2*deliveryTimeout {
+					return time.Since(start)
+				}
+				time.Sleep(time.Second)
+			}
+		}
+		begun := func() *lmtp {
+			c := l.dial()
+			c.say("MAIL FROM:<a@test>", "250")
+			c.say("RCPT TO:<b@test>", "250")
+			return c
+		}
+		for _, command := range []string{"NOOP\r\n", "BDAT 1\r\nx"} {
+			c := begun()
+			if took := last(c, command); took > deliveryTimeout+time.Second {
+				t.Errorf("%q: it ended after %v", command, took)
+			}
+			c.Close()
+		}
+		c := begun()
+		defer c.Close()
+		l.carrier.closed.Store(true)
+		closed := make(chan error, 1)
+		go func() { closed <- l.carrier.closeReceiver(context.Background()) }()
+		synctest.Wait()
+		if took := last(c, "NOOP\r\n"); took > closingTimeout+time.Second {
+			t.Errorf("while closing it ended after %v", took)
+		}
+		c.Close()
+		if err := <-closed; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestListenCloseEnds: interests end also when close does not wait for what is on its way in.
+func TestListenCloseEnds(t *testing.T) {
+	withListener(t, nil, func(l *listening) {
+		l.receive(topicT)
+		l.dial().say("MAIL FROM:<a@test>", "250")
+		l.carrier.closed.Store(true)
+		ctx, cancel := context.WithCancel(context.Background())
+		cancel()
+		if err := l.carrier.closeReceiver(ctx); !errors.Is(err, context.Canceled) {
+			t.Errorf("error %v", err)
+		}
+		synctest.Wait()
+		l.carrier.receiver.lives.Range(func(_, _ any) bool {
+			t.Error("an interest goes on")
+			return true
+		})
+	})
+}
+
 // TestListenMany: several servers deliver at once, in chunks and otherwise.
 func TestListenMany(t *testing.T) {
 	withListener(t, nil, func(l *listening) {

@@ -93,19 +93,28 @@ func (r *receiver) close(ctx context.Context) error {
 	r.cancel()
 	select {
 	case <-r.done:
+		r.stopLives(true)
+		return nil
 	case <-ctx.Done():
+		r.stopLives(false)
 		return ctx.Err()
 	}
-	r.stopLives()
-	return nil
 }
 
-// stopLives ends the interests that remember nothing.
-func (r *receiver) stopLives() {
-	r.lives.Range(func(l, _ any) bool {
-		l.(*live).stop()
-		return true
-	})
+// stopLives ends the interests that remember nothing. If the loop has not ended, one may be in a
+// delivery that does not return, which is not waited for then.
+func (r *receiver) stopLives(ended bool) {
+	stop := func() {
+		r.lives.Range(func(l, _ any) bool {
+			l.(*live).stop()
+			return true
+		})
+	}
+	if ended {
+		stop()
+	} else {
+		go stop()
+	}
 }
 
 // touch notes a sign of life.
@@ -363,6 +372,7 @@ func (r *receiver) advance() {
 // passOver moves the cursor past what has arrived while nobody wants any mail: an
 // interest is for what comes after it was stated.
 func (r *receiver) passOver(ctx context.Context) error {
+	r.waited = false // nobody has waited for what comes
 	select {
 	case <-r.session.news:
 	default:
