@@ -119,7 +119,7 @@ type Info struct {
 	// SourceTime is when the message was published, by the sender's clock.
 	SourceTime time.Time
 	// ReceivedTime is when it was received, by the receiver's clock. In messages that are being
-	// sent it is when Node.Send was called.
+	// sent it is when Node.Send was called, and so it may be in those that a carrier delivers in process: there it can equal SourceTime.
 	ReceivedTime time.Time
 	// PublisherGID identifies the sending entity: a topic message's publisher, a
 	// request's client, an answer's server. Zero if unknown.
