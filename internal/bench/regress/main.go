@@ -48,7 +48,7 @@ func check(ctx context.Context, limits []limit, all bool, out io.Writer) error {
 			return fmt.Errorf("%s: %w", l.name, err)
 		}
 		verdict := "fine"
-		if best > l.bound() {
+		if !(best <= l.bound()) { // nor is it fine if nothing could be measured: NaN
 			verdict = fmt.Sprintf("TOO BAD in each of %d tries", tries)
 			missed++
 		}
@@ -67,7 +67,7 @@ func (l limit) try(ctx context.Context, all bool) (best float64, err error) {
 		if err != nil {
 			return 0, err
 		}
-		if ratio := l.of(report); i == 0 || ratio < best {
+		if ratio := l.of(report); i == 0 || ratio < best || best != best {
 			best = ratio
 		}
 		if best <= l.bound() && !all {

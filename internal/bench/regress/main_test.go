@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"math"
 	"strings"
 	"testing"
 
@@ -25,6 +26,7 @@ func (s scripted) Start(ctx context.Context) (bench.Ground, error) {
 
 // What is too bad is tried again and then fails the check; what is good once is enough.
 func TestCheck(t *testing.T) {
+	nan := math.NaN()
 	for _, c := range []struct {
 		ratios []float64
 		starts int
@@ -33,6 +35,8 @@ func TestCheck(t *testing.T) {
 		{ratios: []float64{3}, starts: 1},
 		{ratios: []float64{5, 4.1, 4}, starts: 3},
 		{ratios: []float64{5, 5, 5, 4.5, 6}, starts: tries, want: "1 of 1 ratios"},
+		{ratios: []float64{nan, 4}, starts: 2},
+		{ratios: []float64{nan, nan, nan, nan, nan}, starts: tries, want: "1 of 1 ratios"},
 	} {
 		runs := 0
 		l := limit{name: "x", measured: 2, of: func(*bench.Report) float64 { runs++; return c.ratios[runs-1] }}
