@@ -8,14 +8,18 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/postbus/postbus/transport"
 )
 
-// credits is how many portions of a publisher's messages may be waiting for a subscriber, and
-// window how many messages in all: half of what a queue that keeps everything has room for.
-const (
-	credits = 8
-	window  = 1 << 15
-)
+// credits is how many portions of a publisher's messages may be waiting for a subscriber.
+const credits = 8
+
+// window is how many messages may be waiting for a subscriber in all: half of what a queue that keeps everything
+// has room for, of so many bytes each.
+func window(payload int) int {
+	return min(transport.KeepAllMessages, transport.KeepAllBytes/max(1, payload)) / 2
+}
 
 // Point is one message of a timed load: when it was sent, counted from the first, and how
 // long it took.
@@ -122,7 +126,7 @@ func (s *streaming) phase(ctx context.Context, count int, lockstep bool) (*Sampl
 	defer cancel(nil)
 	perPublisher := shares(count, s.load.Publishers)
 	steps := make(chan struct{}, len(s.ends))
-	portion := max(1, window/credits/s.load.Publishers)
+	portion := max(1, window(s.load.Payload)/credits/s.load.Publishers)
 	for _, e := range s.ends {
 		e.begin(s.published, perPublisher, portion, steps, lockstep)
 	}

@@ -11,6 +11,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"math"
 	"os"
 
 	"github.com/postbus/postbus/internal/bench"
@@ -67,7 +68,7 @@ func (l limit) try(ctx context.Context, all bool) (best float64, err error) {
 		if err != nil {
 			return 0, err
 		}
-		if ratio := l.of(report); i == 0 || ratio < best || best != best {
+		if ratio := l.of(report); i == 0 || ratio < best || math.IsNaN(best) {
 			best = ratio
 		}
 		if best <= l.bound() && !all {
