@@ -125,6 +125,15 @@ func (f *feed) recallSpan(ctx context.Context, first, last imap.UID) (found []re
 			found = append(found, recalled{uid, part, m})
 		}
 	}
+	// Of a mail no more can be among the last ones than are wanted; so 200 mails of many messages are not kept whole.
+	addBatch := func(mail fetched) {
+		before := found
+		found = nil
+		unpack(mail, add)
+		those := recall{count: f.recall.count}
+		those.add(found)
+		found = append(before, those.last()...)
+	}
 	err = f.receiver.session.fetch(ctx, span(first, last, headBytes), func(mail fetched) {
 		if !mail.hasBody || mail.uid < first || mail.uid > last {
 			return
@@ -132,7 +141,7 @@ func (f *feed) recallSpan(ctx context.Context, first, last imap.UID) (found []re
 		m, err := wire.DecodeHeader(mail.body)
 		switch {
 		case err == wire.ErrBatch && mail.whole():
-			unpack(mail, add)
+			addBatch(mail)
 		case err == wire.ErrBatch && mail.size <= f.receiver.maxBatch():
 			batches = append(batches, mail.uid)
 		case err != nil:
@@ -145,7 +154,7 @@ func (f *feed) recallSpan(ctx context.Context, first, last imap.UID) (found []re
 		if err == nil || isNo(err) {
 			err = f.receiver.session.fetch(ctx, span(uid, uid, f.receiver.maxBatch()), func(mail fetched) {
 				if mail.uid == uid && mail.hasBody {
-					unpack(mail, add)
+					addBatch(mail)
 				}
 			})
 		}
