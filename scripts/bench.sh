@@ -72,7 +72,7 @@ embedded() {
   bench embedded-latency latency "${on[@]}" --count "$(many 5000)" --plot "$PLOTS/embedded-latency.svg"
   bench embedded-call call "${on[@]}" --count "$(many 3000)"
   bench embedded-throughput throughput "${on[@]}" --count "$(many 30000)"
-  bench embedded-throughput-batch throughput "${on[@]}" --count "$(many 300000)" --no-floor --batch --in-flight 4096
+  bench embedded-throughput-batch throughput "${on[@]}" --count "$(many 300000)" --no-floor --batch --publishers 4 --in-flight 512
   bench embedded-fanout fanout "${on[@]}" --count "$(many 5000)"
   bench embedded-idle idle --carrier embedded --duration 60s
 }
@@ -100,7 +100,7 @@ stock() {
   bench stock-latency-100-batch latency "${on[@]}" --rate 100 --count "$(many 500)" --batch
   bench stock-call call "${on[@]}" --count "$(many 200)" --plot "$PLOTS/stock-call.svg"
   bench stock-throughput throughput "${on[@]}" --count "$(many 1500)"
-  bench stock-throughput-batch throughput "${on[@]}" --count "$(many 30000)" --no-floor --batch --in-flight 4096
+  bench stock-throughput-batch throughput "${on[@]}" --count "$(many 30000)" --no-floor --batch --publishers 4 --in-flight 512
   bench stock-latency-quiet latency "${on[@]}" --runs 1 --rate 0.06 --count "$(many 4)" --warm-up 1 --no-floor
   bench stock-idle idle --carrier config --config "$CONFIG" --duration 120s
   config "$POSTBUS_TEST_LMTP"
