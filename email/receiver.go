@@ -227,6 +227,9 @@ func (r *receiver) rest(ctx context.Context) error {
 		period:  r.period,
 	}
 	wait, idle := p.next()
+	if len(r.session.news) > 0 {
+		return nil // announced at the end of the look, which says nothing about IDLE
+	}
 	if idle {
 		if err := r.session.idle(ctx); err != nil {
 			if reply, ok := errors.AsType[*imap.Error](err); !ok || reply.Type == imap.StatusResponseTypeBye {
@@ -236,6 +239,9 @@ func (r *receiver) rest(ctx context.Context) error {
 			r.session.canIdle = false
 			return nil
 		}
+	}
+	if len(r.session.news) > 0 {
+		return nil // found by the server as IDLE began
 	}
 	start := time.Now()
 	timer := time.NewTimer(wait)
@@ -343,7 +349,8 @@ func (r *receiver) lookLive(ctx context.Context) (more bool, err error) {
 	next := r.live.cursor.next
 	r.live.found = false
 	more, err = r.live.fetch(ctx)
-	if waited && r.live.found {
+	// Dovecot tells a FETCH what it knew at the end of the command before, and then what is new.
+	if waited && (r.live.found || len(r.session.news) > 0) {
 		r.trust.late()
 	}
 	if err != nil {
