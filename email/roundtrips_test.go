@@ -49,7 +49,7 @@ func TestRoundTrips(t *testing.T) {
 	}{
 		{"SMTP with PIPELINING", "smtp+insecure://" + submitting.Addr(), submitting, true, false, 100, 3},
 		{"SMTP with CHUNKING", "smtp+insecure://" + submitting.Addr(), submitting, true, true, 100, 2},
-		{"SMTP with CHUNKING, 60 kB", "smtp+insecure://" + submitting.Addr(), submitting, true, true, 45_000, 2},
+		{"SMTP with CHUNKING, 60 kB", "smtp+insecure://" + submitting.Addr(), submitting, true, true, 45_000, 3},
 		{"APPEND", "imap+insecure://" + appending.Addr(), appending, false, false, 100, 2},
 		{"APPEND, nearly 4 KiB", "imap+insecure://" + appending.Addr(), appending, false, false, 2500, 2},
 	} {
