@@ -61,6 +61,7 @@ func TestManyClients(t *testing.T) {
 	var clients [n]*client
 	for i := range clients {
 		clients[i], _ = openInbox(t, server, robot)
+		check(t, clients[i].Noop().Wait()) // go-imap notes the mailbox after its Select has returned
 	}
 	check(t, clients[0].Create("Other", nil).Wait())
 	var wg sync.WaitGroup

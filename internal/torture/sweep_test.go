@@ -132,8 +132,9 @@ func (l *lane) send() {
 	ctx, cancel := context.WithTimeout(l.Context(), 20*time.Second)
 	defer cancel()
 	errs := make(chan error, len(l.others))
+	n := l.n + 1
 	for _, pub := range l.others {
-		go func() { errs <- l.publishBy(ctx, pub, l.n+1) }()
+		go func() { errs <- l.publishBy(ctx, pub, n) }()
 	}
 	err := l.publish(ctx)
 	for range l.others {
