@@ -132,7 +132,7 @@ func (x *team) publish(n int) {
 func (x *team) once(seen map[uint64]bool) map[string]int {
 	x.Helper()
 	members := make(map[string]int)
-	patience := time.NewTimer(2 * timeout)
+	patience := time.NewTimer(4 * timeout) // messages are held back for up to 90 s when a log is deleted
 	defer patience.Stop()
 	for uint64(len(seen)) < x.sent {
 		select {
