@@ -40,7 +40,7 @@ func TestRealRetention(t *testing.T) {
 	if err := client.Login(config.Username, config.Password).Wait(); err != nil {
 		t.Fatal(err)
 	}
-	a := &archive{TB: t, client: client}
+	a := &archive{TB: t, client: client, folder: inbox}
 	// state says where the mails of this test are, and which of them are marked.
 	state := func(subject string) string {
 		t.Helper()
