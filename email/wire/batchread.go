@@ -152,19 +152,10 @@ func partContent(part []byte) (content []byte, ok bool) {
 // decode reads one part.
 func (b *batchReader) decode(h *header, part []byte) (*transport.Message, error) {
 	*h = header{others: h.others[:0], name: h.name, publisher: h.publisher, gid: h.gid}
-	rest, _, err := scan(part, h)
+	m, err := h.decode(part, h.metadata)
 	if err != nil {
 		return nil, err
 	}
-	m, err := h.metadata()
-	if err != nil {
-		return nil, err
-	}
-	body, err := h.body(rest)
-	if err != nil {
-		return nil, err
-	}
-	setPayload(m, body)
 	h.name, h.publisher, h.gid = m.Name, h.values[fieldPublisherGID], m.Info.PublisherGID
 	m.From, m.ReplyTo, m.To = b.from, b.replyTo, b.to
 	if !h.has(fieldMessageID) {

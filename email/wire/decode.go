@@ -21,11 +21,16 @@ import (
 // characters. For a mail of several messages, which DecodeBatch reads, the error is ErrBatch.
 func Decode(raw []byte) (*transport.Message, error) {
 	var h header
-	rest, _, err := scan(raw, &h)
+	return h.decode(raw, h.message)
+}
+
+// decode reads a mail, or a part of one. message makes a message of the header that has been read.
+func (h *header) decode(raw []byte, message func() (*transport.Message, error)) (*transport.Message, error) {
+	rest, _, err := scan(raw, h)
 	if err != nil {
 		return nil, err
 	}
-	m, err := h.message()
+	m, err := message()
 	if err != nil {
 		return nil, err
 	}
