@@ -33,6 +33,7 @@ var _ smtp.LMTPSession = (*delivery)(nil)
 var (
 	errNotHere = &smtp.SMTPError{Code: 550, EnhancedCode: smtp.EnhancedCode{5, 1, 1}, Message: "Nobody with this address listens here"}
 	errGone    = &smtp.SMTPError{Code: 421, EnhancedCode: smtp.EnhancedCode{4, 3, 2}, Message: "Closing"}
+	errCutOff  = &smtp.SMTPError{Code: 421, EnhancedCode: smtp.EnhancedCode{4, 4, 2}, Message: "The connection ended before the mail did"}
 	errEarly   = &smtp.SMTPError{Code: 451, EnhancedCode: smtp.EnhancedCode{4, 3, 2}, Message: "The program has not said yet what it wants"}
 	errCrowded = &smtp.SMTPError{Code: 452, EnhancedCode: smtp.EnhancedCode{4, 3, 1}, Message: "Too many large mails at once"}
 )
@@ -76,6 +77,10 @@ func (d *delivery) Data(r io.Reader) error {
 	defer l.held.Add(-reserved)
 	if err == smtp.ErrDataReset {
 		return err
+	}
+	if err == nil && d.conn.hasEnded() {
+		// Package smtp takes a last BDAT chunk that is too short for a whole one. Of a whole mail nothing more is read.
+		err = errCutOff
 	}
 	if err == nil {
 		err = l.take(from, raw)

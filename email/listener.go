@@ -84,6 +84,7 @@ type inbound struct {
 	busy  bool      // in a transaction
 	begun time.Time // when it was
 	data  bool      // its mail is on its way
+	ended bool      // nothing more comes
 }
 
 // Listen is Open for a program that has a listener already: on a free port, of its service manager, or
@@ -214,7 +215,19 @@ func (c *inbound) Read(b []byte) (int, error) {
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		c.dismiss("nothing more came in time")
 	}
+	if err != nil {
+		c.listener.mu.Lock()
+		c.ended = true
+		c.listener.mu.Unlock()
+	}
 	return n, err
+}
+
+// hasEnded reports whether more was to be read than there is.
+func (c *inbound) hasEnded() bool {
+	c.listener.mu.Lock()
+	defer c.listener.mu.Unlock()
+	return c.ended
 }
 
 // SetReadDeadline is called before each command. A transaction has one end, whatever commands it is made of.

@@ -98,6 +98,29 @@ func TestListenSlow(t *testing.T) {
 	})
 }
 
+// TestListenCutOff: a mail whose connection ends within its last chunk is not taken for a shorter one, which would
+// keep the whole one out when it is sent again.
+func TestListenCutOff(t *testing.T) {
+	withListener(t, nil, func(l *listening) {
+		got := l.receive(topicT)
+		raw := messageMail(t, 1, "hello")
+		for cut := range len(raw) {
+			c := l.dial()
+			c.say("MAIL FROM:<a@test>", "250")
+			c.say("RCPT TO:<b@test>", "250")
+			if _, err := fmt.Fprintf(c, "BDAT %d LAST\r\n%s", len(raw), raw[:cut]); err != nil {
+				t.Fatal(err)
+			}
+			c.Close()
+			synctest.Wait()
+		}
+		l.dial().deliver(raw, "250")
+		if m := <-got; string(m.Body) != "hello" || len(got) > 0 {
+			t.Errorf("got %q, and %d more", m.Body, len(got))
+		}
+	})
+}
+
 // TestListenClose: what is on its way in when the carrier is closed is taken, and nothing after it.
 func TestListenClose(t *testing.T) {
 	withListener(t, nil, func(l *listening) {

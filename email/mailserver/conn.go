@@ -25,6 +25,7 @@ type conn struct {
 	mu            sync.Mutex // of what follows, and of writing
 	pending       []byte
 	reading       bool
+	broken        bool      // nothing more comes
 	deadline      time.Time // for reading, the protocol's own
 	writeDeadline time.Time // for writing, the protocol's own
 }
@@ -79,9 +80,17 @@ func (c *conn) Read(p []byte) (int, error) {
 	}
 	n, err := c.Conn.Read(p)
 	c.mu.Lock()
+	defer c.mu.Unlock()
 	c.reading = false
-	c.mu.Unlock()
+	c.broken = c.broken || err != nil
 	return n, err
+}
+
+// isBroken reports whether more was wanted from the client than there is.
+func (c *conn) isBroken() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.broken
 }
 
 func (c *conn) beginRead() error {

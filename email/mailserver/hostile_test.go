@@ -213,6 +213,21 @@ func TestHostileSMTP(t *testing.T) {
 			c.Conn.Close()
 		}
 	}
+	// A last chunk that is cut off is no end of a mail, though go-smtp takes it for one.
+	for n := range uint64(10) {
+		c := dial()
+		c.send(mail + "\r\n" + rcpt + "\r\nBDAT 100 LAST\r\nSubject: cut off\r\n\r\n")
+		check(t, c.Conn.(*net.TCPConn).CloseWrite())
+		for _, want := range []string{"250", "250", "421 4.4.2"} {
+			if got := c.line(); !strings.HasPrefix(got, want) {
+				t.Fatalf("a mail that is cut off: %q, want %s", got, want)
+			}
+		}
+		c.Conn.Close()
+		if got := server.Stats().Rejected; got < n+1 {
+			t.Errorf("%d mails rejected, want %d", got, n+1)
+		}
+	}
 	c := dial()
 	if got := c.smtp(mail); !strings.HasPrefix(got, "250") {
 		t.Error(got)

@@ -3,6 +3,7 @@ package mailserver
 import (
 	"bytes"
 	"crypto/rand"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -54,6 +55,9 @@ var (
 	}
 	errNoMail = &smtp.SMTPError{
 		Code: 503, EnhancedCode: smtp.EnhancedCode{5, 5, 1}, Message: "No mail transaction in progress",
+	}
+	errCutOff = &smtp.SMTPError{
+		Code: 421, EnhancedCode: smtp.EnhancedCode{4, 4, 2}, Message: "The connection ended before the mail did",
 	}
 	errUnknownUser = &smtp.SMTPError{
 		Code: 550, EnhancedCode: smtp.EnhancedCode{5, 1, 1}, Message: "No such user here",
@@ -195,6 +199,9 @@ func (s *submission) Data(r io.Reader) error {
 	}
 	// The room in reserve keeps a mail of the announced size in one piece.
 	body, err := readAll(r, mail.size, 16)
+	if err == nil && s.isCutOff() {
+		err = errCutOff
+	}
 	if err != nil {
 		s.server.stats.rejected.Add(1)
 		return err
@@ -214,6 +221,17 @@ func (s *submission) Data(r io.Reader) error {
 	s.server.stats.stored.Add(uint64(len(mail.to)))
 	s.log.Debug("mail", "id", id, "from", mail.from, "recipients", len(mail.to), "bytes", len(body))
 	return nil
+}
+
+// isCutOff reports whether the connection ended within a mail that has been
+// read to its end: go-smtp takes a last BDAT chunk that is too short for a whole
+// one. Of a mail that is whole nothing more is read.
+func (s *submission) isCutOff() bool {
+	client := s.conn.Conn()
+	if c, ok := client.(*tls.Conn); ok {
+		client = c.NetConn()
+	}
+	return client.(*conn).isBroken()
 }
 
 // received returns the trace field of RFC 5321 section 4.4, with the protocol
