@@ -178,7 +178,7 @@
 // passed; should the missing message come after all, it is delivered late, for to lose it would be
 // worse. Of a publisher that is heard of for the first time nobody knows whether earlier messages
 // are still on their way: if its number is not above 512, the first message waits as for a gap, else a quarter of
-// that, and no gap is reported before it. At most 4096 messages or 64 MiB are held back. Messages without a number
+// that, and no gap is reported before it. At most 16,384 messages or 64 MiB are held back. Messages without a number
 // (people's, rmw_email's) come as they arrive, and are known again by their Message-ID. Each interest remembers 16,384 publishers
 // and as many Message-IDs, those of the latest messages. Requests that are not durable, and answers, are delivered as they come.
 //

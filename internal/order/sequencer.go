@@ -13,7 +13,7 @@ import (
 // The bounds of a Sequencer. What is held back beyond them is waited for no longer.
 const (
 	maxStreams   = 1 << 14
-	maxHeld      = 1 << 12
+	maxHeld      = 1 << 14 // what goes by in a second where messages travel in batches
 	maxHeldBytes = 64 << 20
 )
 
