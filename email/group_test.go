@@ -12,6 +12,7 @@ import (
 	"github.com/emersion/go-imap/v2"
 
 	"github.com/postbus/postbus/email"
+	"github.com/postbus/postbus/email/internal/claim"
 	"github.com/postbus/postbus/email/mailserver"
 	"github.com/postbus/postbus/internal/torture/proxy"
 	"github.com/postbus/postbus/transport"
@@ -174,6 +175,7 @@ func (x *team) records() int {
 }
 
 func TestGroupShares(t *testing.T) {
+	t.Parallel()
 	x, _ := embeddedTeam(t)
 	testGroupShares(x, 500)
 }
@@ -198,6 +200,7 @@ func testGroupShares(x *team, n int) {
 
 // TestGroupStopsAndGoesOn: what arrives while there is no member is not lost.
 func TestGroupStopsAndGoesOn(t *testing.T) {
+	t.Parallel()
 	x, _ := embeddedTeam(t)
 	seen := make(map[uint64]bool)
 	a := x.join("a")
@@ -215,6 +218,7 @@ func TestGroupStopsAndGoesOn(t *testing.T) {
 
 // TestGroupRejoins: one that has stopped and states its interest again goes on.
 func TestGroupRejoins(t *testing.T) {
+	t.Parallel()
 	x, _ := embeddedTeam(t)
 	seen := make(map[uint64]bool)
 	c := open(t, x.config)
@@ -233,6 +237,7 @@ func TestGroupRejoins(t *testing.T) {
 
 // TestGroupCut: connections are cut again and again, so that nobody knows what has been stored.
 func TestGroupCut(t *testing.T) {
+	t.Parallel()
 	x, server := embeddedTeam(t)
 	testGroupCut(x, server.IMAPAddr(), func(addr string) string { return "imap+insecure://" + addr }, 300)
 }
@@ -278,8 +283,19 @@ func testGroupCut(x *team, addr string, url func(string) string, n int) {
 	x.nothing()
 }
 
+// deleteLog deletes the folder of the group.
+func (x *team) deleteLog() {
+	x.Helper()
+	for _, folder := range x.folders() {
+		if err := x.mailbox.client("").Delete(folder).Wait(); err != nil {
+			x.Fatal(err)
+		}
+	}
+}
+
 // TestGroupLogDeleted: somebody deletes the folder of the group.
 func TestGroupLogDeleted(t *testing.T) {
+	t.Parallel()
 	x, _ := embeddedTeam(t)
 	testGroupLogDeleted(x)
 }
@@ -291,11 +307,7 @@ func testGroupLogDeleted(x *team) {
 	for range 3 {
 		x.publish(100)
 		x.once(seen)
-		for _, folder := range x.folders() {
-			if err := x.mailbox.client("").Delete(folder).Wait(); err != nil {
-				x.Fatal(err)
-			}
-		}
+		x.deleteLog()
 	}
 	x.publish(100)
 	x.once(seen)
@@ -305,8 +317,45 @@ func testGroupLogDeleted(x *team) {
 	x.nothing()
 }
 
+// TestGroupLogDeletedAgain: the log is deleted once more while a member waits in it for the word of another, before which
+// it claims nothing, and so writes nothing. The other speaks in a new log.
+func TestGroupLogDeletedAgain(t *testing.T) {
+	t.Parallel()
+	x, server := embeddedTeam(t)
+	p, err := proxy.Listen(server.IMAPAddr())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	config := x.config
+	config.IMAP = "imap+insecure://" + p.Addr()
+	seen := make(map[uint64]bool)
+	x.join("a")
+	x.joinWith("b", config, x.interest)
+	for there := false; !there; { // b has to be known to a
+		x.publish(1)
+		there = x.once(seen)["b"] > 0
+	}
+	p.Set(proxy.ToServer, proxy.Rule{Hold: true}) // b says nothing
+	x.deleteLog()
+	x.publish(20)
+	for len(x.folders()) == 0 || x.records() < 2 { // a says what it has done
+		time.Sleep(time.Millisecond)
+	}
+	x.deleteLog()
+	p.Cut()
+	p.Heal()
+	start := time.Now()
+	x.once(seen)
+	if took := time.Since(start); took > claim.CheckEvery/2 {
+		t.Errorf("it took %v", took)
+	}
+	x.nothing()
+}
+
 // TestGroupLogEmptied: somebody deletes the records. Who joins then learns from the others what has been.
 func TestGroupLogEmptied(t *testing.T) {
+	t.Parallel()
 	x, _ := embeddedTeam(t)
 	seen := make(map[uint64]bool)
 	held := x.interest
@@ -329,6 +378,7 @@ func TestGroupLogEmptied(t *testing.T) {
 
 // TestGroupLogStaysShort: checkpoints replace what has been.
 func TestGroupLogStaysShort(t *testing.T) {
+	t.Parallel()
 	x, _ := embeddedTeam(t)
 	seen := make(map[uint64]bool)
 	one := x.interest
@@ -349,6 +399,7 @@ func TestGroupLogStaysShort(t *testing.T) {
 // TestGroupLease: a member is gone without a word, as behind a cut cable. Another takes over what it had, after the lease; and what
 // it says then does not count.
 func TestGroupLease(t *testing.T) {
+	t.Parallel()
 	x, server := embeddedTeam(t)
 	testGroupLease(x, server.IMAPAddr(), func(addr string) string { return "imap+insecure://" + addr })
 }

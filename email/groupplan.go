@@ -23,6 +23,9 @@ const (
 	// checkpointAfter is after how many records the first member writes a checkpoint; each one after it waits for
 	// checkpointSpread more.
 	checkpointAfter, checkpointSpread = 100, 40
+	// checkHolding is how often a member that waits for the others' word sees whether the log is still there. If it was
+	// deleted once more they speak in another one, and this member has nothing to write by which it would notice.
+	checkHolding = time.Second
 	// recentDone is how many messages are told again when the log has been lost.
 	recentDone = claim.MaxKeys
 )
@@ -43,7 +46,7 @@ func (p *plan) within(d time.Duration) { p.wait = min(p.wait, max(d, time.Millis
 func (g *group) plan(now time.Time) (p plan) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	p = plan{wait: claim.CheckEvery - now.Sub(g.checked), look: g.stale}
+	p = plan{wait: g.checkEvery(now) - now.Sub(g.checked), look: g.stale}
 	p.check = p.wait <= 0
 	if g.pending != nil {
 		return p
@@ -90,6 +93,19 @@ func (g *group) isClosing() bool {
 	default:
 		return false
 	}
+}
+
+// checkEvery returns how often to see whether the log is still there. g.mu is held.
+func (g *group) checkEvery(now time.Time) time.Duration {
+	if g.state.Holding() && now.Before(g.holdEnd()) {
+		return checkHolding
+	}
+	return claim.CheckEvery
+}
+
+// holdEnd returns until when messages are held back at most after a log has been lost. g.mu is held.
+func (g *group) holdEnd() time.Time {
+	return g.clock.Add(time.Duration(g.state.Hold-g.state.Now) * time.Second)
 }
 
 // planReclaim says, after the log has been lost, what this member has and has done.
@@ -218,7 +234,7 @@ func (g *group) dueCandidates(now time.Time, p *plan) []*item {
 		ahead := min(len(g.ahead(it.key)), claimRanks)
 		at := it.since.Add(time.Duration(ahead) * claimDelay)
 		if g.state.OnHold(it.uid) {
-			at = later(at, g.clock.Add(time.Duration(g.state.Hold-g.state.Now)*time.Second))
+			at = later(at, g.holdEnd())
 		}
 		switch {
 		case now.Before(at):

@@ -130,4 +130,7 @@ func (s *State) Again(below uint32) *State {
 
 // OnHold reports whether the message with a UID can't be claimed yet, if nobody has
 // claimed it before.
-func (s *State) OnHold(uid uint32) bool { return uid < s.Below && s.Now < s.Hold && len(s.Silent) > 0 }
+func (s *State) OnHold(uid uint32) bool { return uid < s.Below && s.Holding() }
+
+// Holding reports whether messages are held back because a log has been lost: not all members have spoken since.
+func (s *State) Holding() bool { return s.Now < s.Hold && len(s.Silent) > 0 }
