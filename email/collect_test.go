@@ -4,140 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
-	"github.com/postbus/postbus/email/wire"
 	"github.com/postbus/postbus/transport"
 )
-
-// batchTest is a sender that makes batches, at a server that takes a second for each mail.
-type batchTest struct {
-	*testing.T
-	server *smtpScript
-	sender *sender
-	calls  sync.WaitGroup
-
-	mu   sync.Mutex
-	errs map[string]error // of the calls that have returned, by the body of their first message
-	took map[string]time.Duration
-}
-
-// withBatches runs a test with a sender to a@test.
-func withBatches(t *testing.T, limits Batching, run func(*batchTest)) {
-	prepare := func(n *smtpNet) {
-		n.servers[0].offers = "PIPELINING CHUNKING"
-		n.servers[0].write = func(c net.Conn, reply string) error {
-			if strings.Contains(reply, "slow ") {
-				time.Sleep(time.Second)
-			}
-			_, err := c.Write([]byte(reply))
-			return err
-		}
-		n.servers[0].judge = func(string) string { return "250 slow ok" }
-	}
-	withServers(t, 1, prepare, func(t *testing.T, n *smtpNet, s *sender) {
-		s.collector.limits = limits.complete()
-		b := &batchTest{T: t, server: n.servers[0], sender: s, errs: make(map[string]error), took: make(map[string]time.Duration)}
-		run(b)
-		b.calls.Wait()
-	})
-}
-
-// judge sets what the server says to mails.
-func (b *batchTest) judge(judge func(mail string) string) {
-	b.server.mu.Lock()
-	defer b.server.mu.Unlock()
-	b.server.judge = judge
-}
-
-// send sends messages with these bodies in the background, in one call.
-func (b *batchTest) send(ctx context.Context, bodies ...string) {
-	var msgs []*transport.Message
-	for _, body := range bodies {
-		m := topicMessage(1)
-		recipients, text, addressed := strings.Cut(body, ">")
-		if m.Body = []byte(body); addressed {
-			m.To, m.Body = strings.Split(recipients, ","), []byte(text)
-		}
-		m.Name = "/" + string(m.Body[:min(len(m.Body), 20)])
-		msgs = append(msgs, m)
-	}
-	b.sendMessages(ctx, bodies[0], msgs)
-}
-
-func (b *batchTest) sendMessages(ctx context.Context, name string, msgs []*transport.Message) {
-	b.calls.Go(func() {
-		start := time.Now()
-		err := b.sender.send(ctx, msgs)
-		clear(msgs) // as a node does, which only lends the slice
-		b.mu.Lock()
-		defer b.mu.Unlock()
-		b.errs[name], b.took[name] = err, time.Since(start)
-	})
-	synctest.Wait() // so that the calls come in order
-}
-
-// want waits for all calls, and wants the server to have got mails with these bodies.
-func (b *batchTest) want(mails ...string) {
-	b.Helper()
-	b.calls.Wait()
-	var got []string
-	b.server.mu.Lock()
-	defer b.server.mu.Unlock()
-	for _, mail := range b.server.mails {
-		got = append(got, strings.Join(bodiesOf(b.T, mail), " "))
-	}
-	if !slices.Equal(got, mails) {
-		b.Errorf("mails %q, want %q", got, mails)
-	}
-}
-
-// bodiesOf returns the bodies of the messages in a mail.
-func bodiesOf(t *testing.T, mail string) (bodies []string) {
-	if !strings.Contains(mail, "multipart/digest") {
-		m, err := wire.Decode([]byte(mail))
-		if err != nil {
-			t.Fatal(err)
-		}
-		return []string{string(m.Body)}
-	}
-	messages, err := wire.DecodeBatch([]byte(mail))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for m, err := range messages {
-		if err != nil {
-			t.Fatal(err)
-		}
-		bodies = append(bodies, string(m.Body))
-	}
-	return bodies
-}
-
-// wantError wants a call to have ended so.
-func (b *batchTest) wantError(call string, outcome transport.Outcome, taken int, is error) {
-	b.Helper()
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	err, ok := b.errs[call]
-	failure, _ := errors.AsType[*transport.SendError](err)
-	switch {
-	case !ok:
-		b.Errorf("%s has not returned", call)
-	case outcome == 0:
-		if err != nil {
-			b.Errorf("%s: %v", call, err)
-		}
-	case failure == nil || failure.Outcome != outcome || failure.Taken != taken || is != nil && !errors.Is(err, is):
-		b.Errorf("%s: error %v, want %v, %d taken, %v", call, err, outcome, taken, is)
-	}
-}
 
 // TestCollect: what comes while a mail is on its way goes as one mail, to those it is for, in order; what comes while
 // there is none goes at once, as an ordinary mail.
@@ -198,15 +71,11 @@ func TestCollectLimits(t *testing.T) {
 	})
 }
 
-// TestCollectSeveral: a call with several messages gets them sent in order, whatever their recipients.
+// TestCollectSeveral: a call with several messages gets them sent in order, whatever their recipients. What is refused, or
+// put off again and again, holds up none that come before it in the same call.
 func TestCollectSeveral(t *testing.T) {
 	withBatches(t, Batching{On: true}, func(b *batchTest) {
-		b.judge(func(mail string) string {
-			if strings.Contains(mail, "poison") {
-				return "554 5.6.0 no"
-			}
-			return "250 slow ok"
-		})
+		b.poison("poison", "554 5.6.0 no")
 		b.send(b.Context(), "1", "2", "b@test>3", "4", "5")
 		b.send(b.Context(), "6", "b@test>7", "b@test>8", "poison", "9")
 		b.send(b.Context(), "x", "y")
@@ -219,6 +88,12 @@ func TestCollectSeveral(t *testing.T) {
 		for _, call := range []string{"1", "x"} {
 			b.wantError(call, 0, 0, nil)
 		}
+	})
+	withBatches(t, Batching{On: true}, func(b *batchTest) {
+		b.poison("poison", "451 4.7.1 later")
+		b.send(b.Context(), "1", "2", "poison", "3")
+		b.want("1 2 poison 3", "1", "2", "poison")
+		b.wantError("1", transport.Temporary, 2, nil)
 	})
 }
 
@@ -244,12 +119,9 @@ func TestCollectRefused(t *testing.T) {
 			withBatches(t, Batching{On: true}, func(b *batchTest) {
 				b.send(b.Context(), "1")
 				b.server.setReply(test.reply)
-				b.judge(func(mail string) string {
-					if strings.Contains(mail, "/4") && test.mail != "" {
-						return test.mail
-					}
-					return "250 slow ok"
-				})
+				if test.mail != "" {
+					b.poison("/4", test.mail)
+				}
 				for _, body := range []string{"2", "3", "4", "5"} {
 					b.send(b.Context(), body)
 				}
@@ -267,21 +139,6 @@ func TestCollectRefused(t *testing.T) {
 			})
 		})
 	}
-}
-
-// TestCollectPutOff: a message that is put off again and again holds up none that come before it in the same call.
-func TestCollectPutOff(t *testing.T) {
-	withBatches(t, Batching{On: true}, func(b *batchTest) {
-		b.judge(func(mail string) string {
-			if strings.Contains(mail, "poison") {
-				return "451 4.7.1 later"
-			}
-			return "250 slow ok"
-		})
-		b.send(b.Context(), "1", "2", "poison", "3")
-		b.want("1 2 poison 3", "1", "2", "poison")
-		b.wantError("1", transport.Temporary, 2, nil)
-	})
 }
 
 // TestCollectContext: a call whose context ends before its mail is sent has certainly sent nothing, and delays nobody;
@@ -339,7 +196,7 @@ func TestCollectGivenUp(t *testing.T) {
 }
 
 // TestCollectDelay: with a delay what follows the first message waits for more, but not longer, and not when
-// there is enough for a mail.
+// there is enough for a mail, by number or by size.
 func TestCollectDelay(t *testing.T) {
 	withBatches(t, Batching{On: true, Messages: 3, Delay: 5 * time.Second}, func(b *batchTest) {
 		b.send(b.Context(), "1")
@@ -361,10 +218,6 @@ func TestCollectDelay(t *testing.T) {
 			b.Errorf("5 took %v", b.took["5"])
 		}
 	})
-}
-
-// TestCollectDelayBytes: messages that fill a mail by their size do not wait either.
-func TestCollectDelayBytes(t *testing.T) {
 	withBatches(t, Batching{On: true, Bytes: 10000, Delay: 5 * time.Second}, func(b *batchTest) {
 		b.send(b.Context(), "1")
 		b.send(b.Context(), "2")
@@ -448,7 +301,7 @@ func TestCollectClose(t *testing.T) {
 		if !errors.Is(b.errs["4"], transport.ErrClosed) {
 			b.Errorf("4: %v", b.errs["4"])
 		}
-		reopen(b)
+		b.reopen()
 	})
 }
 
@@ -466,7 +319,7 @@ func TestCollectCloseSeveral(t *testing.T) {
 		b.want("1", "2 4", "5")
 		b.wantError("2", transport.Temporary, 1, transport.ErrClosed)
 		b.wantError("c@test>5", 0, 0, nil)
-		reopen(b)
+		b.reopen()
 	})
 }
 
@@ -490,11 +343,4 @@ func TestCollectContextSeveral(t *testing.T) {
 			b.Errorf("%d calls have been filed", len(l.calls))
 		}
 	})
-}
-
-// reopen makes a closed sender fit for being closed again, which withServers does.
-func reopen(b *batchTest) {
-	if err := b.sender.open(b.Context()); err != nil {
-		b.Fatal(err)
-	}
 }
