@@ -90,6 +90,7 @@ func TestAppendFolderLost(t *testing.T) {
 
 // TestAppendFlights: a mail of up to 4 KiB takes one round trip, a larger one two.
 func TestAppendFlights(t *testing.T) {
+	t.Parallel()
 	server, err := mailserver.Start(mailserver.Config{})
 	if err != nil {
 		t.Fatal(err)

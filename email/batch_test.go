@@ -94,6 +94,7 @@ func (p *portions) offer(_ imap.UID, m *transport.Message, _ time.Time) bool {
 
 // Of a batch that is too much for one time the rest comes later, and nothing twice.
 func TestConsumerTakesPartsOfBatches(t *testing.T) {
+	t.Parallel()
 	for _, size := range []int{3, 300, 1500} {
 		withScript(t, func(s *script, _ *receiver) {
 			s.add(batchMail(s.t, from(1, size)...))
@@ -191,6 +192,7 @@ func TestDurableReadsBatchesAgain(t *testing.T) {
 
 // The last messages are counted, not the mails that they are in.
 func TestLastOfBatches(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct {
 		mails [][]int
 		count int
@@ -224,6 +226,7 @@ func TestLastOfBatches(t *testing.T) {
 
 // A mail of several messages is finished when all of them are.
 func TestRetentionOfBatches(t *testing.T) {
+	t.Parallel()
 	for _, interest := range []transport.Interest{{Durable: "d"}, {Group: "g"}} {
 		t.Run(interest.Durable+interest.Group, func(t *testing.T) {
 			interest.Kind, interest.Name = transport.TopicMessage, "/t"

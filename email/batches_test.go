@@ -77,6 +77,7 @@ func TestBatchOnMail(t *testing.T) {
 // TestBatchDamaged: a message that is damaged, or too large, costs no other, and the mail stays
 // where it is; a mail that is damaged as a whole is skipped as any.
 func TestBatchDamaged(t *testing.T) {
+	t.Parallel()
 	o := newOffice(t, func(c *email.Config) {
 		c.SkippedFolder = "Skipped"
 		c.MaxBody = 1000
@@ -180,6 +181,7 @@ func (x *team) publishBatch(server *mailserver.Server, n int) {
 // TestGroupSharesBatches: the messages of one mail are shared as those of many are, each is handled
 // once, also when a member leaves in the middle or there is room for a few only.
 func TestGroupSharesBatches(t *testing.T) {
+	t.Parallel()
 	x, server := embeddedTeam(t)
 	seen := make(map[uint64]bool)
 	narrow := x.interest
@@ -247,6 +249,7 @@ func TestGroupKeepsOrderOfBatch(t *testing.T) {
 // TestGroupReadsBatchesAgain: what a member gives back another one reads again, out of the mail that
 // it is in.
 func TestGroupReadsBatchesAgain(t *testing.T) {
+	t.Parallel()
 	x, server := embeddedTeam(t)
 	c := open(t, x.config)
 	var mu sync.Mutex

@@ -43,21 +43,26 @@ func TestConformance(t *testing.T) {
 	for _, mode := range []struct {
 		name   string
 		config mailserver.Config
-		adjust func(testing.TB, *email.Config, *mailserver.Server)
+		adjust func(t testing.TB, c *email.Config, s *mailserver.Server, n int) // of the nth participant
 		group  bool
 	}{
-		{name: "own mailboxes, TLS", config: mailserver.Config{TLS: true}},
-		{name: "shared mailbox, STARTTLS", config: mailserver.Config{TLS: true}, group: true, adjust: func(_ testing.TB, c *email.Config, s *mailserver.Server) {
+		{name: "own mailboxes, TLS and LMTP over a socket", config: mailserver.Config{TLS: true, LMTPAddr: "a socket"}, adjust: func(_ testing.TB, c *email.Config, s *mailserver.Server, n int) {
+			if n%2 == 0 {
+				c.SMTP = s.LMTPURL()
+			}
+		}},
+		{name: "shared mailbox, STARTTLS and LMTP over TCP", config: mailserver.Config{TLS: true, LMTPAddr: "127.0.0.1:0"}, group: true, adjust: func(_ testing.TB, c *email.Config, s *mailserver.Server, n int) {
 			shareAccount(c, s)
 			c.SMTP, c.IMAP = s.SMTPStartTLSURL(), s.IMAPStartTLSURL()
+			if n%2 == 1 {
+				c.SMTP = s.LMTPURL()
+			}
 		}},
-		{name: "batches", group: true, adjust: func(_ testing.TB, c *email.Config, s *mailserver.Server) {
+		{name: "batches", group: true, adjust: func(_ testing.TB, c *email.Config, s *mailserver.Server, _ int) {
 			shareAccount(c, s)
 			c.Batch.On = true
 		}},
-		{name: "LMTP over TCP", config: mailserver.Config{LMTPAddr: "127.0.0.1:0"}, adjust: func(_ testing.TB, c *email.Config, s *mailserver.Server) { c.SMTP = s.LMTPURL() }},
-		{name: "LMTP over a socket", config: mailserver.Config{TLS: true, LMTPAddr: "a socket"}, adjust: func(_ testing.TB, c *email.Config, s *mailserver.Server) { c.SMTP = s.LMTPURL() }},
-		{name: "appended to another folder", config: mailserver.Config{TLS: true}, group: true, adjust: func(t testing.TB, c *email.Config, s *mailserver.Server) {
+		{name: "appended to another folder", config: mailserver.Config{TLS: true}, group: true, adjust: func(t testing.TB, c *email.Config, s *mailserver.Server, _ int) {
 			shareAccount(c, s)
 			makeFolder(t, s, "Team/Robots")
 			c.SMTP, c.To = s.IMAPURL()+"/Team/Robots", nil
@@ -83,10 +88,8 @@ func TestConformance(t *testing.T) {
 						g = newGroup(t, mode.config)
 						groups.Store(t, g)
 					}
-					c := g.(*group).next()
-					if mode.adjust != nil {
-						mode.adjust(t, &c, g.(*group).server)
-					}
+					c, n := g.(*group).next()
+					mode.adjust(t, &c, g.(*group).server, n)
 					c.State = filepath.Join(t.TempDir(), "state")
 					return reopen(t, c)
 				},
@@ -155,20 +158,21 @@ func newGroup(t testing.TB, config mailserver.Config) *group {
 	return &group{server: server}
 }
 
-// next returns the configuration of the next node, which sends to all.
-func (g *group) next() email.Config {
+// next returns the configuration of the next node, which sends to all, and its number.
+func (g *group) next() (c email.Config, n int) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	accounts := g.server.Accounts()
-	c := email.Config{
+	n = g.opened
+	c = email.Config{
 		SMTP: g.server.SMTPURL(), IMAP: g.server.IMAPURL(), CA: g.server.CACertPEM(),
-		Username: accounts[g.opened].Address, Password: accounts[g.opened].Password,
+		Username: accounts[n].Address, Password: accounts[n].Password,
 	}
 	for _, account := range accounts {
 		c.To = append(c.To, account.Address)
 	}
 	g.opened++
-	return c
+	return c, n
 }
 
 // open opens a carrier without closing it.

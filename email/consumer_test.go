@@ -118,6 +118,7 @@ func upTo(first, last uint64) []uint64 {
 // TestConsumer: one that begins in the past and refuses at random misses nothing, and delays
 // nobody.
 func TestConsumer(t *testing.T) {
+	t.Parallel()
 	for seed := range uint64(20) {
 		withScript(t, func(s *script, _ *receiver) { s.addMessages(1, 300) }, func(t *scriptTest) {
 			r := rand.New(rand.NewPCG(seed, 1))

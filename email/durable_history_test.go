@@ -160,6 +160,7 @@ func (h *history) deliver(d transport.Delivery) {
 // time, what was acknowledged does not come again, and everything else does, each publisher's messages in
 // order.
 func TestDurableHistories(t *testing.T) {
+	t.Parallel()
 	for seed := range uint64(12) {
 		folder := t.TempDir()
 		synctest.Test(t, func(t *testing.T) {

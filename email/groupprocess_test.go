@@ -119,6 +119,7 @@ func (p *process) note(e event) {
 // TestGroupProcesses: members in several processes, of which two are killed in the middle. What they had is
 // taken over, and nothing is handled twice.
 func TestGroupProcesses(t *testing.T) {
+	t.Parallel()
 	x, _ := embeddedTeam(t)
 	testGroupProcesses(x, 1000)
 }

@@ -17,6 +17,7 @@ import (
 
 // TestBodyLimits: large bodies pass up to the receiver's limit; larger ones are skipped.
 func TestBodyLimits(t *testing.T) {
+	t.Parallel()
 	var log safeBuffer
 	b := newBench(t, mailserver.Config{MaxMessageBytes: 3 << 20}, slog.New(slog.NewTextHandler(&log, nil)))
 	config := b.config()

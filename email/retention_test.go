@@ -182,6 +182,7 @@ func TestRetentionElsewhere(t *testing.T) {
 // TestRetentionOfNew: what has come since the start is done away with when it gets old, too, whether
 // somebody wanted it or not.
 func TestRetentionOfNew(t *testing.T) {
+	t.Parallel()
 	a := newArchive(t)
 	c := a.open(Retention{Action: DeleteMessages, After: 500 * time.Millisecond})
 	got := make(chan uint64, 10)

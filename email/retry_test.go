@@ -36,6 +36,7 @@ func (o *office) inbox() (ids []string) {
 // TestPublishDuringOutage: what is published while the server is away is sent once when it is
 // back, and what ran out of time before that is certainly not sent.
 func TestPublishDuringOutage(t *testing.T) {
+	t.Parallel()
 	o := newOffice(t, nil)
 	pub, err := pubsub.NewPublisher(o.node, "/t")
 	if err != nil {
@@ -83,6 +84,7 @@ func TestPublishDuringOutage(t *testing.T) {
 // TestPublishUnknown: when the answer to a mail is lost it is sent again under the same
 // Message-ID.
 func TestPublishUnknown(t *testing.T) {
+	t.Parallel()
 	var between *proxy.Proxy
 	o := newOffice(t, func(c *email.Config) {
 		var err error
