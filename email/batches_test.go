@@ -226,8 +226,8 @@ func TestGroupKeepsOrderOfBatch(t *testing.T) {
 	var acks sync.WaitGroup
 	defer acks.Wait()
 	_, err := c.Receive(interest, func(d transport.Delivery) {
-		got <- d.Message.Info.Sequence
 		acks.Go(func() {
+			got <- d.Message.Info.Sequence
 			if err := d.Ack(); err != nil {
 				t.Error(err)
 			}
