@@ -205,34 +205,37 @@ func inUse(t *testing.T, path string) {
 // Of many who open a file at once one gets it, also when it does not exist yet.
 func TestOpenAtOnce(t *testing.T) {
 	for _, existing := range []bool{false, true} {
-		path := filepath.Join(t.TempDir(), "journal")
-		if existing {
-			if err := open(t, path).Close(); err != nil {
-				t.Fatal(err)
-			}
-		}
-		var all sync.WaitGroup
-		var mu sync.Mutex
-		var got []*journal.Journal
-		for range 8 {
-			all.Go(func() {
-				j, err := journal.Open(path)
-				mu.Lock()
-				defer mu.Unlock()
-				if err == nil {
-					got = append(got, j)
-				} else if !errors.Is(err, transport.ErrInUse) {
-					t.Error(err)
+		t.Run(fmt.Sprintf("existing=%v", existing), func(t *testing.T) {
+			t.Parallel() // the others wait for a while
+			path := filepath.Join(t.TempDir(), "journal")
+			if existing {
+				if err := open(t, path).Close(); err != nil {
+					t.Fatal(err)
 				}
-			})
-		}
-		all.Wait()
-		if len(got) != 1 {
-			t.Errorf("%d of 8 got the file (it existed: %v)", len(got), existing)
-		}
-		for _, j := range got {
-			_ = j.Close()
-		}
+			}
+			var all sync.WaitGroup
+			var mu sync.Mutex
+			var got []*journal.Journal
+			for range 8 {
+				all.Go(func() {
+					j, err := journal.Open(path)
+					mu.Lock()
+					defer mu.Unlock()
+					if err == nil {
+						got = append(got, j)
+					} else if !errors.Is(err, transport.ErrInUse) {
+						t.Error(err)
+					}
+				})
+			}
+			all.Wait()
+			if len(got) != 1 {
+				t.Errorf("%d of 8 got the file", len(got))
+			}
+			for _, j := range got {
+				_ = j.Close()
+			}
+		})
 	}
 }
 

@@ -76,6 +76,7 @@ func run(t *testing.T, o torture.Options) *history.Report {
 
 // TestShort: nothing goes wrong when nothing is broken.
 func TestShort(t *testing.T) {
+	t.Parallel()
 	o := options(t, embedded(t))
 	o.Load = torture.Load{Messages: 100, Calls: 20, Publishers: 2, Plains: 1, Clients: 1, Servers: 1, MaxBody: 2000}
 	report := run(t, o)
@@ -86,6 +87,7 @@ func TestShort(t *testing.T) {
 
 // TestShortBatches: nor when messages travel together.
 func TestShortBatches(t *testing.T) {
+	t.Parallel()
 	server := embedded(t)
 	o := options(t, server)
 	o.Load = torture.Load{Messages: 800, Calls: 10, Publishers: 1, Outboxes: 1, Plains: 1, Durables: 1, Members: 2, Clients: 1, Servers: 1, Batch: true,
@@ -111,6 +113,7 @@ func TestShortBatches(t *testing.T) {
 
 // TestShortFaults: nor when connections break, servers go away and publishers are killed.
 func TestShortFaults(t *testing.T) {
+	t.Parallel()
 	o := options(t, embedded(t))
 	o.Load = torture.Load{Messages: 200, Calls: 10, Publishers: 1, Outboxes: 1, Plains: 1, Durables: 1, Members: 2, Clients: 1, Servers: 1,
 		ServerMode: history.Durable, Lease: 3 * time.Second, NackEvery: 50, MaxBody: 2000, Every: 5 * time.Millisecond}

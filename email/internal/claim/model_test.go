@@ -246,38 +246,38 @@ func (b *mailbox) event() {
 }
 
 func TestModel(t *testing.T) {
-	rounds := 12
-	if testing.Short() {
-		rounds = 5
+	for seed := range uint64(6) {
+		t.Run(fmt.Sprint("seed=", seed), func(t *testing.T) {
+			t.Parallel()
+			testModel(t, seed)
+		})
 	}
-	for seed := range uint64(rounds) {
-		b := &mailbox{T: t, rand: rand.New(rand.NewPCG(seed, 1)), now: 1e6, acked: make(map[Key]string)}
-		b.join()
-		b.join()
-		for range 1500 {
-			b.event()
+}
+
+func testModel(t *testing.T, seed uint64) {
+	b := &mailbox{T: t, rand: rand.New(rand.NewPCG(seed, 1)), now: 1e6, acked: make(map[Key]string)}
+	b.join()
+	b.join()
+	for range 1500 {
+		b.event()
+	}
+	for range 1000 { // now all goes well, and those that have crashed are missed
+		b.now += 2
+		b.step(b.members[b.rand.IntN(len(b.members))], false)
+	}
+	for i, key := range b.inbox {
+		if !b.truth.Settled.has(key) {
+			t.Fatalf("message %d, %s, was not settled", i+1, key)
 		}
-		for range 1000 { // now all goes well, and those that have crashed are missed
-			b.now += 2
-			b.step(b.members[b.rand.IntN(len(b.members))], false)
+	}
+	left := 0
+	for _, e := range b.log {
+		if !e.expunged {
+			left++
 		}
-		for i, key := range b.inbox {
-			if !b.truth.Settled.has(key) {
-				t.Fatalf("seed %d: message %d, %s, was not settled", seed, i+1, key)
-			}
-		}
-		left := 0
-		for _, e := range b.log {
-			if !e.expunged {
-				left++
-			}
-		}
-		if left > 60 {
-			t.Fatalf("seed %d: %d records are left", seed, left)
-		}
-		if t.Failed() {
-			t.Fatalf("seed %d", seed)
-		}
+	}
+	if left > 60 {
+		t.Fatalf("%d records are left", left)
 	}
 }
 
