@@ -9,10 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/emersion/go-imap/v2"
-
 	"github.com/postbus/postbus/email"
-	"github.com/postbus/postbus/email/internal/claim"
 	"github.com/postbus/postbus/email/mailserver"
 	"github.com/postbus/postbus/internal/torture/proxy"
 	"github.com/postbus/postbus/transport"
@@ -279,99 +276,6 @@ func testGroupCut(x *team, addr string, url func(string) string, n int) {
 		}
 	}
 	x.publish(10)
-	x.once(seen)
-	x.nothing()
-}
-
-// deleteLog deletes the folder of the group.
-func (x *team) deleteLog() {
-	x.Helper()
-	for _, folder := range x.folders() {
-		if err := x.mailbox.client("").Delete(folder).Wait(); err != nil {
-			x.Fatal(err)
-		}
-	}
-}
-
-// TestGroupLogDeleted: somebody deletes the folder of the group.
-func TestGroupLogDeleted(t *testing.T) {
-	t.Parallel()
-	x, _ := embeddedTeam(t)
-	testGroupLogDeleted(x)
-}
-
-func testGroupLogDeleted(x *team) {
-	seen := make(map[uint64]bool)
-	x.join("a")
-	x.join("b")
-	for range 3 {
-		x.publish(100)
-		x.once(seen)
-		x.deleteLog()
-	}
-	x.publish(100)
-	x.once(seen)
-	x.join("c")
-	x.publish(100)
-	x.once(seen)
-	x.nothing()
-}
-
-// TestGroupLogDeletedAgain: the log is deleted once more while a member waits in it for the word of another, before which
-// it claims nothing, and so writes nothing. The other speaks in a new log.
-func TestGroupLogDeletedAgain(t *testing.T) {
-	t.Parallel()
-	x, server := embeddedTeam(t)
-	p, err := proxy.Listen(server.IMAPAddr())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer p.Close()
-	config := x.config
-	config.IMAP = "imap+insecure://" + p.Addr()
-	seen := make(map[uint64]bool)
-	x.join("a")
-	x.joinWith("b", config, x.interest)
-	for there := false; !there; { // b has to be known to a
-		x.publish(1)
-		there = x.once(seen)["b"] > 0
-	}
-	p.Set(proxy.ToServer, proxy.Rule{Hold: true}) // b says nothing
-	x.deleteLog()
-	x.publish(20)
-	for len(x.folders()) == 0 || x.records() < 2 { // a says what it has done
-		time.Sleep(time.Millisecond)
-	}
-	x.deleteLog()
-	p.Cut()
-	p.Heal()
-	start := time.Now()
-	x.once(seen)
-	if took := time.Since(start); took > claim.CheckEvery/2 {
-		t.Errorf("it took %v", took)
-	}
-	x.nothing()
-}
-
-// TestGroupLogEmptied: somebody deletes the records. Who joins then learns from the others what has been.
-func TestGroupLogEmptied(t *testing.T) {
-	t.Parallel()
-	x, _ := embeddedTeam(t)
-	seen := make(map[uint64]bool)
-	held := x.interest
-	held.InFlight = 5
-	x.joinWith("a", x.config, held)
-	x.publish(100)
-	x.once(seen)
-	c := x.mailbox.client(x.folders()[0])
-	if err := c.Store(imap.UIDSet{{Start: 1, Stop: 1<<32 - 1}}, &imap.StoreFlags{Op: imap.StoreFlagsAdd, Flags: []imap.Flag{imap.FlagDeleted}}, nil).Close(); err != nil {
-		t.Fatal(err)
-	}
-	if err := c.Expunge().Close(); err != nil {
-		t.Fatal(err)
-	}
-	x.join("b")
-	x.publish(100)
 	x.once(seen)
 	x.nothing()
 }

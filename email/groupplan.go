@@ -52,7 +52,7 @@ func (g *group) plan(now time.Time) (p plan) {
 		return p
 	}
 	closing := g.isClosing()
-	r := &claim.Record{Member: g.member, Number: g.number + 1, Lease: int64(math.Ceil(g.lease.Seconds())), Validity: g.inbox.validity}
+	r := &claim.Record{Member: g.member, Number: g.number + 1, Lease: int64(math.Ceil(g.lease.Seconds())), Log: g.state.Log, Validity: g.inbox.validity}
 	s := &sent{record: r, first: now}
 	switch {
 	case g.reclaim:

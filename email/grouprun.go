@@ -2,6 +2,7 @@ package email
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"time"
@@ -165,7 +166,9 @@ func (g *group) load(ctx context.Context) error {
 
 // found writes the beginning of the log. If there has been one before, others may know better.
 func (g *group) found(ctx context.Context) error {
+	name := rand.Text()
 	if g.log.next > 1 && g.lost == nil {
+		name = "" // others may know the log by another
 		g.groups.logger.Warn("email: the log of a group has no beginning; asking other members", "mailbox", g.groups.address, "group", g.interest.Group, "folder", g.folder)
 		if err := g.say(ctx, &claim.Record{Ask: true}); err != nil {
 			return err
@@ -200,7 +203,7 @@ func (g *group) found(ctx context.Context) error {
 		}
 		begin = g.lost.Again(uint32(below))
 	}
-	if err := g.say(ctx, &claim.Record{State: begin}); err != nil {
+	if err := g.say(ctx, &claim.Record{Log: name, State: begin}); err != nil {
 		return err
 	}
 	for range patientTries {
@@ -341,7 +344,7 @@ func (g *group) bye(ctx context.Context) {
 	g.mu.Lock()
 	g.detach()
 	g.mu.Unlock()
-	if err := g.say(ctx, &claim.Record{Leave: true}); err != nil {
+	if err := g.say(ctx, &claim.Record{Log: g.state.Log, Leave: true}); err != nil {
 		g.groups.logger.Debug("email: leaving a group failed", "folder", g.folder, "error", err)
 	}
 }

@@ -218,6 +218,30 @@ func TestLostLog(t *testing.T) {
 	}
 }
 
+// TestRecordForALostLog: what was meant for a log that has been lost does not count in the one in its place. A log keeps its name.
+func TestRecordForALostLog(t *testing.T) {
+	l := &log{at: 100}
+	l.add(Record{Log: "1", Member: "a", Number: 1, State: Fresh(1, 5)})
+	l.add(Record{Log: "1", Member: "b", Number: 1})
+	n := &log{at: 200}
+	n.add(Record{Log: "2", Member: "a", Number: 2, State: l.Again(9)})
+	n.add(Record{Log: "2", Member: "a", Number: 3})
+	n.add(Record{Log: "1", Member: "b", Number: 2, Claims: []Claim{{"h", 9}}})
+	n.add(Record{Log: "1", Member: "b", Number: 3, Leave: true})
+	if !n.Silent["b"] || !n.OnHold(8) || n.Standing("h", "a") != Unknown || n.Applied("b", 2) {
+		t.Errorf("%+v", n.State)
+	}
+	n.add(Record{Log: "3", Member: "b", Number: 4, State: l.Again(9)}) // comes too late
+	n.add(Record{Log: "2", Member: "b", Number: 5, Claims: []Claim{{"h", 9}}})
+	if len(n.Silent) > 0 || n.Log != "2" || n.Standing("h", "b") != Mine {
+		t.Errorf("%+v", n.State)
+	}
+	n.add(Record{Member: "c", Number: 1, Claims: []Claim{{"i", 9}}})
+	if n.Standing("i", "c") != Mine {
+		t.Error("a record that names no log does not count")
+	}
+}
+
 // TestMemory compares with a plain set, as long as nothing has to be forgotten.
 func TestMemory(t *testing.T) {
 	rand := rand.New(rand.NewPCG(1, 2))

@@ -44,6 +44,7 @@ const (
 	MaxDead = 200
 
 	maxMember = 80
+	maxLog    = 80
 	maxKey    = 64
 	maxLease  = 24 * 60 * 60
 	maxDelay  = 30 * 24 * 60 * 60
@@ -95,6 +96,10 @@ type Record struct {
 	Number uint64 `json:"number"`
 	// Lease is how many seconds after this record the member may be silent.
 	Lease int64 `json:"lease"`
+	// Log is the log that the record is for (State.Log); the record that a log begins with gives it that name. In another
+	// one, which has taken the place of a log whose loss the member has not noticed yet, the record does not count. An
+	// empty one counts in any.
+	Log string `json:"log,omitempty"`
 
 	// Validity is the UIDVALIDITY of the inbox that the UIDs here are of.
 	Validity uint32 `json:"validity,omitempty"`
@@ -227,6 +232,8 @@ func (r *Record) check() error {
 		return errors.New("no name of a member")
 	case r.Number == 0, r.Lease < 1, r.Lease > maxLease:
 		return errors.New("no number or lease")
+	case r.Log != "" && !plain(r.Log, maxLog):
+		return errors.New("no name of a log")
 	case max(len(r.Claims), len(r.Done), len(r.Dead), len(r.Released), len(r.Gone), len(r.Recall)) > MaxKeys:
 		return errors.New("too many messages")
 	case r.Resync && r.Validity == 0:

@@ -30,6 +30,8 @@ type State struct {
 	UID   uint32 `json:"uid"`
 	Now   int64  `json:"now"`
 	Start int64  `json:"start"`
+	// Log is the name of the log, which it has kept if the server has renumbered it or it was moved to another.
+	Log string `json:"log,omitempty"`
 
 	// Validity is the UIDVALIDITY of the inbox. All messages below Read are settled, or among Open.
 	Validity uint32 `json:"validity"`
@@ -127,6 +129,9 @@ func (s *State) apply(e Entry) {
 	if s.Start == 0 && !s.begin(r) {
 		return
 	}
+	if r.Log != "" && s.Log != "" && r.Log != s.Log {
+		return // it is for a log that has been lost
+	}
 	if r.State != nil && r.State.UID > s.Checkpoint && r.State.UID < e.UID {
 		s.Checkpoint = r.State.UID
 		s.Records = 0
@@ -174,7 +179,7 @@ func (s *State) begin(r *Record) bool {
 	}
 	uid, now, records := s.UID, s.Now, s.Records
 	*s = *r.State
-	s.UID, s.Records = uid, records
+	s.UID, s.Records, s.Log = uid, records, r.Log
 	s.tick(now)
 	if s.Start == 0 {
 		s.Start = max(now, 1)
@@ -332,7 +337,7 @@ func (s *State) prune() {
 
 // check says what is wrong with a state that was read, and completes it.
 func (s *State) check() error {
-	if max(len(s.Members), len(s.Silent)) > maxMembers+1 || len(s.Open) > MaxOpen || len(s.Dead) > MaxDead || s.Validity == 0 || s.UID != 0 && s.Start == 0 {
+	if max(len(s.Members), len(s.Silent)) > maxMembers+1 || len(s.Open) > MaxOpen || len(s.Dead) > MaxDead || s.Validity == 0 || s.UID != 0 && s.Start == 0 || s.Log != "" && !plain(s.Log, maxLog) {
 		return errors.New("a state out of bounds")
 	}
 	for name, m := range s.Members {
