@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"time"
 
 	"github.com/postbus/postbus/transport"
@@ -57,6 +58,9 @@ func (c *Client) Call(ctx context.Context, request []byte, options ...transport.
 	if err != nil {
 		return nil, err
 	}
+	// A server in this process has been woken and is next in line. When it has had its turn the answer is often
+	// there: then there is no channel to make, nothing to wait for and nobody to wake.
+	runtime.Gosched()
 	return c.await(ctx, call)
 }
 
