@@ -56,11 +56,12 @@ func (p *pace) took(reader, i int) {
 }
 
 // BenchmarkThroughput is one publisher and one or ten readers, each in a goroutine: "floor" through the least
-// that can do it, a queue under a mutex; "pubsub" through all of postbus. The time of an operation is that of
-// a message.
+// that can do it, a queue under a mutex; "message" through the same queue, but as a transport.Message with the time;
+// "pubsub" through all of postbus. The time of an operation is that of a message.
 func BenchmarkThroughput(b *testing.B) {
 	for _, readers := range []int{1, 10} {
-		b.Run(fmt.Sprintf("readers=%d/floor", readers), func(b *testing.B) { floorThroughput(b, readers) })
+		b.Run(fmt.Sprintf("readers=%d/floor", readers), func(b *testing.B) { floorThroughput(b, readers, bytes.Clone) })
+		b.Run(fmt.Sprintf("readers=%d/message", readers), func(b *testing.B) { floorThroughput(b, readers, bareMessage) })
 		b.Run(fmt.Sprintf("readers=%d/pubsub", readers), func(b *testing.B) { throughput(b, readers) })
 	}
 }
@@ -94,12 +95,19 @@ func throughput(b *testing.B, readers int) {
 	stop(b, readers, cpu)
 }
 
-func floorThroughput(b *testing.B, readers int) {
+// bareMessage makes a message as it is when it has been published.
+func bareMessage(body []byte) *transport.Message {
+	now := time.Now()
+	return &transport.Message{Kind: transport.TopicMessage, Name: "/t", Body: bytes.Clone(body),
+		Info: transport.Info{SourceTime: now, ReceivedTime: now}}
+}
+
+func floorThroughput[T any](b *testing.B, readers int, message func(body []byte) T) {
 	var done sync.WaitGroup
 	p := pace{make([]paceReader, readers)}
-	queues := make([]*floorQueue, readers)
+	queues := make([]*floorQueue[T], readers)
 	for r := range queues {
-		q := &floorQueue{notify: make(chan struct{}, 1)}
+		q := &floorQueue[T]{notify: make(chan struct{}, 1)}
 		queues[r] = q
 		done.Go(func() {
 			for i := 0; i < b.N; {
@@ -114,9 +122,9 @@ func floorThroughput(b *testing.B, readers int) {
 	cpu := start(b)
 	for i := range b.N {
 		p.waitBefore(i)
-		copied := bytes.Clone(body)
+		m := message(body)
 		for _, q := range queues {
-			q.push(copied)
+			q.push(m)
 		}
 	}
 	done.Wait()
@@ -145,16 +153,16 @@ func cpuTime(b *testing.B) time.Duration {
 }
 
 // floorQueue is a queue under a mutex whose reader takes all there is at once.
-type floorQueue struct {
+type floorQueue[T any] struct {
 	notify  chan struct{}
 	mu      sync.Mutex
-	waiting [][]byte
-	drained [][]byte // the reader's
+	waiting []T
+	drained []T // the reader's
 }
 
-func (q *floorQueue) push(body []byte) {
+func (q *floorQueue[T]) push(message T) {
 	q.mu.Lock()
-	q.waiting = append(q.waiting, body)
+	q.waiting = append(q.waiting, message)
 	q.mu.Unlock()
 	select {
 	case q.notify <- struct{}{}:
@@ -163,7 +171,7 @@ func (q *floorQueue) push(body []byte) {
 }
 
 // drain waits until something is there and takes it all.
-func (q *floorQueue) drain() [][]byte {
+func (q *floorQueue[T]) drain() []T {
 	for {
 		clear(q.drained)
 		q.mu.Lock()
