@@ -425,7 +425,7 @@ func (l liveAudience) take(f fetched, m *transport.Message) (n int, ok bool) {
 	if n > 0 && (f.part == 0 || l.noted != f.uid) { // what comes in one mail is one sign of life
 		l.noted = f.uid
 		l.touch()
-		l.rhythms.heard(m.Info.PublisherGID, m.Info.ReceivedTime)
+		l.rhythms.heard(m.Info.PublisherGID, m.Info.SourceTime, m.Info.ReceivedTime)
 	}
 	return n, true
 }

@@ -16,33 +16,56 @@ const (
 	leastBeat = 10 * time.Millisecond
 	// longestBeat is the longest. It is when IDLE is left alone, which is as good then.
 	longestBeat = 10 * time.Second
+	// stragglers is from how many deviations on a message is too far off to count as such.
+	stragglers = 4
 	// mostRhythms is of how many publishers the rhythm is known.
 	mostRhythms = 64
 )
 
-// rhythm is when a publisher's messages come: the mean of the times between two of them, and its mean
-// deviation, as TCP keeps them for its round trips (RFC 6298).
+// rhythm is when a publisher's messages come: the mean of the times between the sending of two of them, the mean of the
+// times that they take, and by how much the arrival differs from what both promise, in the mean, as TCP keeps them for its
+// round trips (RFC 6298). A message that is late on its way says nothing of when the next one is sent, so
+// it is when they were sent that counts. The clocks of both sides may differ by any constant.
 type rhythm struct {
-	last           time.Time
-	gap, deviation time.Duration
+	sent, last            time.Time // of the last message: when it was sent, and when it arrived
+	gap, delay, deviation time.Duration
+	off                   bool // the last message was not sent when it was expected at all
 }
 
 // heard notes a message.
-func (r *rhythm) heard(now time.Time) {
-	sample := now.Sub(r.last)
+func (r *rhythm) heard(sent, now time.Time) {
+	sample, delay := sent.Sub(r.sent), now.Sub(sent)
 	switch {
-	case sample < leastBeat:
+	case sample > longestBeat || sample < -longestBeat:
+		*r = rhythm{sent: sent, last: now, delay: delay}
 		return
-	case sample > longestBeat:
-		*r = rhythm{last: now}
+	case sample < leastBeat: // it came with the one before, or has been overtaken
 		return
 	case r.gap == 0:
 		r.gap, r.deviation = sample, sample/2
 	default:
-		r.deviation += ((sample - r.gap).Abs() - r.deviation) / 4
-		r.gap += (sample - r.gap) / 8
+		off := (sample - r.gap).Abs() > r.gap/2
+		switch {
+		case off && r.off: // another rhythm, or none
+			r.gap, r.delay, r.deviation = sample, delay, sample/2
+		case off: // one that is missing says nothing
+		default:
+			r.learn(sample, delay)
+		}
+		r.off = off
 	}
-	r.last = now
+	r.sent, r.last = sent, now
+}
+
+// learn takes a message into the means. One that is far off counts as if it were less so: mail servers let a few wait for long,
+// which would hide when the others come.
+func (r *rhythm) learn(sample, delay time.Duration) {
+	most := stragglers * max(r.deviation, shortestWait)
+	bounded := func(d time.Duration) time.Duration { return max(-most, min(d, most)) }
+	early, slow := bounded(sample-r.gap), bounded(delay-r.delay)
+	r.deviation += (bounded(early+slow).Abs() - r.deviation) / 4
+	r.gap += early / 8
+	r.delay += slow / 8
 }
 
 // beat is when the next message is due.
@@ -52,14 +75,14 @@ type beat struct {
 }
 
 // next returns when the next message is due: from four deviations before the mean on. Looks at intervals of
-// half a deviation find it with a delay that is small compared to how exactly it comes. When it
+// a quarter of the deviation find it with a delay that is small compared to how exactly it comes. When it
 // is overdue they become longer in proportion, until the rhythm says no more than the quiet does.
 func (r *rhythm) next(now time.Time) beat {
-	step := r.deviation / 2
+	step := r.deviation / 4
 	if r.gap == 0 || step > part(r.gap, lateness) {
 		return beat{}
 	}
-	due := r.last.Add(r.gap)
+	due := r.sent.Add(r.gap).Add(r.delay)
 	early := due.Add(-max(4*r.deviation, 2*shortestWait)).Sub(now)
 	step = max(step, shortestWait, now.Sub(due)/8)
 	if step > part(now.Sub(r.last), lateness) && early <= 0 {
@@ -75,10 +98,13 @@ type rhythms struct {
 	swept time.Time
 }
 
-// heard notes a message of a publisher.
-func (rs *rhythms) heard(publisher transport.GID, now time.Time) {
+// heard notes a message of a publisher. If sent is not known, or by a clock that is wrong beyond belief, it was sent now.
+func (rs *rhythms) heard(publisher transport.GID, sent, now time.Time) {
+	if now.Sub(sent).Abs() > aDay {
+		sent = now
+	}
 	if r := rs.of[publisher]; r != nil {
-		r.heard(now)
+		r.heard(sent, now)
 		return
 	}
 	if rs.of == nil {
@@ -89,7 +115,7 @@ func (rs *rhythms) heard(publisher transport.GID, now time.Time) {
 		maps.DeleteFunc(rs.of, func(_ transport.GID, r *rhythm) bool { return now.Sub(r.last) > 2*r.gap })
 	}
 	if len(rs.of) < mostRhythms {
-		rs.of[publisher] = &rhythm{last: now}
+		rs.of[publisher] = &rhythm{sent: sent, last: now, delay: now.Sub(sent)}
 	}
 }
 

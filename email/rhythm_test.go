@@ -12,12 +12,13 @@ import (
 func TestRhythms(t *testing.T) {
 	var rs rhythms
 	begin := time.Now()
+	heard := func(publisher transport.GID, now time.Time) { rs.heard(publisher, now, now) }
 	at := func(s float64) time.Time { return begin.Add(time.Duration(s * float64(time.Second))) }
 	for n := range 30 {
 		s := float64(n)
-		rs.heard(transport.GID{1}, at(s))
-		rs.heard(transport.GID{1}, at(s).Add(time.Millisecond)) // what comes together counts once
-		rs.heard(transport.GID{2}, at(s+0.3))
+		heard(transport.GID{1}, at(s))
+		heard(transport.GID{1}, at(s).Add(time.Millisecond)) // what comes together counts once
+		heard(transport.GID{2}, at(s+0.3))
 	}
 	for _, test := range []struct{ now, in float64 }{{29.35, 0.65}, {29.999, 0}} {
 		b := rs.next(at(test.now))
@@ -33,7 +34,7 @@ func TestRhythms(t *testing.T) {
 		t.Errorf("long after the last message: %+v", b)
 	}
 	for n := range 1000 {
-		rs.heard(transport.GID{3, byte(n), byte(n >> 8)}, at(60+float64(n)/1000))
+		heard(transport.GID{3, byte(n), byte(n >> 8)}, at(60+float64(n)/1000))
 	}
 	if len(rs.of) > mostRhythms {
 		t.Errorf("%d rhythms", len(rs.of))
@@ -41,14 +42,62 @@ func TestRhythms(t *testing.T) {
 	// Others are let in, but not with a search for each of them that is not.
 	swept := rs.swept
 	for n := range 100 {
-		rs.heard(transport.GID{4, byte(n)}, swept.Add(sweepPause/2))
+		heard(transport.GID{4, byte(n)}, swept.Add(sweepPause/2))
 	}
 	if !rs.swept.Equal(swept) {
 		t.Error("those that have stopped were looked for again at once")
 	}
-	rs.heard(transport.GID{5}, swept.Add(time.Minute))
+	heard(transport.GID{5}, swept.Add(time.Minute))
 	if rs.of[transport.GID{5}] == nil {
 		t.Error("those that have stopped are kept")
+	}
+}
+
+// TestRhythmChanges: another rhythm is known after a dozen messages, and one that was missing changes nothing.
+func TestRhythmChanges(t *testing.T) {
+	var r rhythm
+	begin := time.Now()
+	at := time.Duration(0)
+	hear := func(gap time.Duration) beat {
+		at += gap
+		now := begin.Add(at + 7*time.Millisecond) // it is on its way for so long
+		r.heard(begin.Add(at), now)
+		return r.next(now)
+	}
+	const short, long = 12 * time.Millisecond, 100 * time.Millisecond
+	for range 30 {
+		hear(short)
+	}
+	for range 11 {
+		hear(long)
+	}
+	want := func(when string, b beat) {
+		if b.step == 0 || b.in < 80*time.Millisecond || b.in > long {
+			t.Errorf("%s: %+v, want one that is due in %v", when, b, long)
+		}
+	}
+	want("a dozen messages after a change", hear(long))
+	for range 30 {
+		hear(long)
+	}
+	known := r
+	want("one is missing", hear(2*long))
+	if r.gap != known.gap || r.deviation != known.deviation {
+		t.Errorf("one that is missing makes %v ± %v of %v ± %v", r.gap, r.deviation, known.gap, known.deviation)
+	}
+}
+
+// TestRhythmOfBadClocks: whatever a mail says of when it was sent, it is harmless.
+func TestRhythmOfBadClocks(t *testing.T) {
+	var rs rhythms
+	begin := time.Now()
+	for n := range 100 {
+		now := begin.Add(time.Duration(n) * 100 * time.Millisecond)
+		sent := []time.Time{{}, time.Unix(1<<40, 0), time.Unix(-1<<40, 0), now.Add(-time.Duration(n) * time.Hour), now.Add(time.Hour)}[n%5]
+		rs.heard(transport.GID{1}, sent, now)
+		if b := rs.next(now); b.in < 0 || b.step < 0 || b.in > longestBeat+aDay {
+			t.Fatalf("message %d: %+v", n, b)
+		}
 	}
 }
 
