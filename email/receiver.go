@@ -426,6 +426,9 @@ func (l liveAudience) take(f fetched, m *transport.Message) (n int, ok bool) {
 		l.noted = f.uid
 		l.touch()
 		l.rhythms.heard(m.Info.PublisherGID, m.Info.SourceTime, m.Info.ReceivedTime)
+		if !m.InReplyTo.IsZero() {
+			l.rhythms.surprise() // it comes because somebody has asked
+		}
 	}
 	return n, true
 }

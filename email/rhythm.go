@@ -20,6 +20,8 @@ const (
 	stragglers = 4
 	// mostRhythms is of how many publishers the rhythm is known.
 	mostRhythms = 64
+	// surely is how many messages in a row have to come when they are due before it is relied on that the next one will.
+	surely = 16
 )
 
 // rhythm is when a publisher's messages come: the mean of the times between the sending of two of them, the mean of the
@@ -68,10 +70,21 @@ func (r *rhythm) learn(sample, delay time.Duration) {
 	r.delay += slow / 8
 }
 
+// due reports whether a message comes when it is due, which is when looks are frequent. One that was sent too early for that
+// has been waiting for them.
+func (r *rhythm) due(sent, now time.Time) bool {
+	b := r.next(now)
+	return b.step > 0 && b.in == 0 && sent.Sub(r.sent) >= r.gap-r.margin()
+}
+
+// margin is how long before its mean time a message is due.
+func (r *rhythm) margin() time.Duration { return max(4*r.deviation, 2*shortestWait) }
+
 // beat is when the next message is due.
 type beat struct {
 	in   time.Duration // until then; zero if it is now
 	step time.Duration // the interval of looks then, or zero if nothing is due
+	sure bool          // what has come lately has come when it was due
 }
 
 // next returns when the next message is due: from four deviations before the mean on. Looks at intervals of
@@ -83,7 +96,7 @@ func (r *rhythm) next(now time.Time) beat {
 		return beat{}
 	}
 	due := r.sent.Add(r.gap).Add(r.delay)
-	early := due.Add(-max(4*r.deviation, 2*shortestWait)).Sub(now)
+	early := due.Add(-r.margin()).Sub(now)
 	step = max(step, shortestWait, now.Sub(due)/8)
 	if step > part(now.Sub(r.last), lateness) && early <= 0 {
 		return beat{}
@@ -96,7 +109,12 @@ type rhythms struct {
 	of map[transport.GID]*rhythm
 	// swept is when those that have stopped were last looked for to make room.
 	swept time.Time
+	// kept is how many messages in a row have come when they were due.
+	kept int
 }
+
+// surprise notes that something has come that no rhythm promises. More may.
+func (rs *rhythms) surprise() { rs.kept = 0 }
 
 // heard notes a message of a publisher. If sent is not known, or by a clock that is wrong beyond belief, it was sent now.
 func (rs *rhythms) heard(publisher transport.GID, sent, now time.Time) {
@@ -104,9 +122,16 @@ func (rs *rhythms) heard(publisher transport.GID, sent, now time.Time) {
 		sent = now
 	}
 	if r := rs.of[publisher]; r != nil {
+		switch {
+		case r.due(sent, now):
+			rs.kept = min(rs.kept+1, surely)
+		case now.Sub(r.last) >= shortestWait: // else it was found with the one before
+			rs.surprise()
+		}
 		r.heard(sent, now)
 		return
 	}
+	rs.surprise()
 	if rs.of == nil {
 		rs.of = make(map[transport.GID]*rhythm)
 	}
@@ -133,11 +158,12 @@ func (rs *rhythms) next(now time.Time) (first beat) {
 			first = b
 		}
 	}
-	if first.step == 0 {
-		return later
-	}
-	if later.step > 0 {
+	switch {
+	case first.step == 0:
+		first = later
+	case later.step > 0:
 		first.step = min(first.step, later.in)
 	}
+	first.sure = rs.kept >= surely
 	return first
 }

@@ -87,6 +87,56 @@ func TestRhythmChanges(t *testing.T) {
 	}
 }
 
+// TestRhythmsKept: messages that come when they are due are relied on, until one comes that is not.
+func TestRhythmsKept(t *testing.T) {
+	const ms = time.Millisecond
+	one, two := transport.GID{1}, transport.GID{2}
+	for _, test := range []struct {
+		name string
+		next func(rs *rhythms, now time.Time) // what comes between two messages, 50 ms after the one before
+		sure bool
+	}{
+		{"nothing", func(*rhythms, time.Time) {}, true},
+		{"one that was found with the one before", func(rs *rhythms, now time.Time) {
+			rs.heard(one, now.Add(-49*ms), now.Add(-50*ms+shortestWait/2))
+		}, true},
+		{"one that came soon after the one before", func(rs *rhythms, now time.Time) {
+			rs.heard(one, now.Add(-49*ms), now.Add(-45*ms))
+		}, false},
+		{"one of the same publisher", func(rs *rhythms, now time.Time) { rs.heard(one, now, now) }, false},
+		{"one that was sent too early and found when the next one was due", func(rs *rhythms, now time.Time) {
+			rs.heard(one, now, now.Add(50*ms))
+		}, false},
+		{"one of another publisher", func(rs *rhythms, now time.Time) { rs.heard(two, now, now) }, false},
+		{"an answer", func(rs *rhythms, now time.Time) { rs.surprise() }, false},
+	} {
+		var rs rhythms
+		at := time.Now()
+		hear := func(times int) {
+			for range times {
+				at = at.Add(100 * ms)
+				rs.heard(one, at, at)
+			}
+		}
+		hear(surely)
+		if rs.next(at).sure {
+			t.Errorf("%s: relied on after %d messages, of which not all were due", test.name, surely)
+		}
+		hear(surely)
+		if !rs.next(at).sure {
+			t.Errorf("%s: not relied on after %d messages", test.name, 2*surely)
+		}
+		test.next(&rs, at.Add(50*ms))
+		if sure := rs.next(at.Add(50 * ms)).sure; sure != test.sure {
+			t.Errorf("%s: relied on: %v, want %v", test.name, sure, test.sure)
+		}
+		hear(2 * surely)
+		if !rs.next(at).sure {
+			t.Errorf("%s: not relied on again", test.name)
+		}
+	}
+}
+
 // TestRhythmOfBadClocks: whatever a mail says of when it was sent, it is harmless.
 func TestRhythmOfBadClocks(t *testing.T) {
 	var rs rhythms
