@@ -7,7 +7,7 @@
 # docs/performance, and the tables into the page as well: in the place of what is between
 # "<!-- bench: NAME... -->" and "<!-- end -->". Parts are memory, embedded, listen, stock
 # (Postfix and Dovecot, which needs Debian and root; see scripts/mailserver.sh), peers and parts (the benchmarks of the
-# packages); all of them unless some are named. It takes about 20 minutes. Let nothing else run meanwhile.
+# packages); all of them unless some are named. It takes half an hour. Let nothing else run meanwhile.
 #
 # Settings (environment): RUNS, of which the medians are taken (default 5); SCALE, a percentage of the
 # usual number of messages (default 100), for a quick look.
@@ -95,7 +95,7 @@ stock() {
   CONFIG=$MAIL/email.yml
   local on=(--carrier config --config "$CONFIG" --runs "$RUNS")
   config "$POSTBUS_TEST_SMTP"
-  bench stock-latency-10 latency "${on[@]}" --rate 10 --count "$(many 100)" --warm-up 20 --apart --plot "$PLOTS/stock-latency-10.svg"
+  bench stock-latency-10 latency "${on[@]}" --rate 10 --count "$(many 200)" --warm-up 20 --apart --plot "$PLOTS/stock-latency-10.svg"
   bench stock-latency-100 latency "${on[@]}" --rate 100 --count "$(many 500)" --plot "$PLOTS/stock-latency-100.svg"
   bench stock-latency-100-batch latency "${on[@]}" --rate 100 --count "$(many 500)" --batch
   bench stock-call call "${on[@]}" --count "$(many 200)" --plot "$PLOTS/stock-call.svg"
