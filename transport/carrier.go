@@ -36,7 +36,8 @@ type Sender interface {
 type Receiver interface {
 	// Receive states an interest: from now on, until stop is called or the
 	// receiver is closed, deliver is called with each matching message that
-	// arrives. It does not wait for the network. An interest that the carrier
+	// arrives. It does not wait for the network, save for one round trip, and not for long, if a server must
+	// know of the interest for it to begin. An interest that the carrier
 	// cannot serve gets an error that wraps ErrNotSupported.
 	//
 	// Calls of deliver for one interest come one at a time, in the order of

@@ -16,9 +16,9 @@ var (
 	// wrap it because a context ended also wrap the context's error.
 	ErrTimeout = errors.New("timeout")
 
-	// ErrNoResponder says that nobody serves the service that was called. Only
-	// carriers that can know return it, at once; over others such a call ends
-	// with ErrTimeout.
+	// ErrNoResponder says that nobody serves the service that was called. Only with
+	// carriers that can know it a call fails at once, because Send does or an Undeliverable says so
+	// (see CodeNoResponder); over others such a call ends with ErrTimeout.
 	ErrNoResponder = errors.New("no responder")
 
 	// ErrUndeliverable says that a recipient does not exist or cannot be
@@ -132,10 +132,18 @@ func (e *SendError) Error() string {
 // Unwrap returns the cause.
 func (e *SendError) Unwrap() error { return e.Err }
 
+// CodeNoResponder is the code of the Error of an Undeliverable that says that nobody serves the service that was
+// called. Mail servers have no negative codes.
+const CodeNoResponder = -1
+
 // Bounce returns the error that an Undeliverable stands for, about a message to name: a
-// [*SendError] that wraps ErrUndeliverable.
+// [*SendError] that wraps ErrUndeliverable, or ErrNoResponder if that is what it says.
 func (m *Message) Bounce(name string) error {
 	e := &SendError{Name: name, Outcome: Permanent, Err: ErrUndeliverable}
+	if m.Error != nil && m.Error.Code == CodeNoResponder {
+		e.Err = ErrNoResponder
+		return e
+	}
 	if m.Error != nil {
 		e.Code = m.Error.Code
 		e.Err = fmt.Errorf("%w: %s", ErrUndeliverable, m.Error.Text)

@@ -81,7 +81,7 @@ type Message struct {
 	// an absolute time on the sender's clock; zero means none.
 	Deadline time.Time
 	// Error is the error that an ErrorResponse carries, or why a message is
-	// Undeliverable: the reply code and words of the mail server that says so. It is
+	// Undeliverable: the reply code and words of the mail server that says so, or CodeNoResponder. It is
 	// nil in all other kinds.
 	Error *RemoteError
 	// Person says that a person wrote the message, in a mail client: Body is the

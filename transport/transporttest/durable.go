@@ -272,7 +272,7 @@ func unsupportedOptions(e *env) {
 		interest  transport.Interest
 	}{
 		{"a durable interest", e.Features.Durable, durable()},
-		{"a member of a group", e.Features.Group || e.Features.OwnGroups, inGroup()},
+		{"a member of a group", e.Features.Group || e.Features.Shares || e.Features.OwnGroups, inGroup()},
 		{"an interest in the last message", e.Features.Last, last},
 	} {
 		stop, err := c.Receive(option.interest, func(transport.Delivery) {})

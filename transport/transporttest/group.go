@@ -9,16 +9,18 @@ import (
 
 func needsGroup(f Features) bool { return f.Group }
 
+func needsShares(f Features) bool { return f.Group || f.Shares }
+
 var groupCases = []testCase{
-	{"GroupHandlesOnce", needsGroup, groupHandlesOnce},
-	{"GroupOfOneParticipant", needsGroup, groupOfOneParticipant},
-	{"GroupAndOthers", needsGroup, groupAndOthers},
+	{"GroupHandlesOnce", needsShares, groupHandlesOnce},
+	{"GroupOfOneParticipant", needsShares, groupOfOneParticipant},
+	{"GroupAndOthers", needsShares, groupAndOthers},
 	{"GroupPassesOnWhatAMemberLeaves", needsGroup, groupPassesOnWhatAMemberLeaves},
 	{"GroupPassesOnWhatIsGivenBack", needsGroup, groupPassesOnWhatIsGivenBack},
 	{"GroupCountsAttempts", needsGroup, groupCountsAttempts},
 	{"GroupRemembers", needsGroup, groupRemembers},
 	{"GroupDropsRepetitions", needsGroup, groupDropsRepetitions},
-	{"GroupOfServers", needsGroup, groupOfServers},
+	{"GroupOfServers", needsShares, groupOfServers},
 }
 
 // sinkFunc is a sink without a memory.

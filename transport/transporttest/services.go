@@ -280,26 +280,40 @@ func concurrentCalls(e *env) {
 func noResponder(e *env) {
 	a, b := e.open(), e.open()
 	c := newClient(a)
-	topic, other := b.topic("/service"), b.service("/other")
-	refused := func(when string) {
-		e.Helper()
-		m := c.number(&transport.Message{Kind: transport.Request, Name: "/service", Info: transport.Info{ClientGID: c.gid}})
-		m.Info.RequestSequence = m.Info.Sequence
-		err := a.lend(e.context(), m)
-		e.wantError("call "+when, err, transport.ErrNoResponder)
-		e.wantSendError("call "+when, err, transport.Permanent)
+	boxes := []*inbox{b.service("/other")}
+	if !e.Features.ListenersRespond {
+		boxes = append(boxes, b.topic("/service"))
 	}
-	refused("before there is a server")
+	c.refused("before there is a server")
 	service := b.service("/service")
 	c.call("/service", "x")
 	service.next(0)
 	service.stop()
-	refused("when the server has stopped")
+	settle(a, b) // stop does not wait for the network
+	c.refused("when the server has stopped")
 	service = b.service("/service")
 	c.call("/service", "x")
 	service.next(0)
 	b.close()
-	refused("when the server's node has closed")
-	topic.exactly(0)
-	other.exactly(0)
+	c.refused("when the server's node has closed")
+	for _, box := range boxes {
+		box.exactly(0)
+	}
+}
+
+// refused calls a service that has no server.
+func (c *client) refused(when string) {
+	c.Helper()
+	before := len(c.answers.messages())
+	seq := c.seq.Load() + 1
+	err := c.lend(c.context(), c.number(c.request(seq, "/service", "x")))
+	if err == nil {
+		m := c.answers.next(before)
+		if _, number, ok := m.Caller(); !ok || number != seq || m.Kind != transport.Undeliverable {
+			c.Fatalf("call %d %s: got a %v for call %d", seq, when, m.Kind, number)
+		}
+		err = m.Bounce("/service")
+	}
+	c.wantError("call "+when, err, transport.ErrNoResponder)
+	c.wantSendError("call "+when, err, transport.Permanent)
 }

@@ -16,6 +16,7 @@ var topicCases = []testCase{
 	{"Payloads", nil, payloads},
 	{"Names", nil, exactNames},
 	{"Patterns", nil, patterns},
+	{"ServicePatterns", nil, servicePatterns},
 	{"TopicAndServiceAreApart", nil, topicAndServiceAreApart},
 	{"NobodyListens", nil, nobodyListens},
 	{"LargestBody", func(f Features) bool { return f.MaxBody > 0 }, largestBody},
@@ -180,26 +181,52 @@ func exactNames(e *env) {
 	}
 }
 
+// patternsAndNames returns patterns, and names of both forms of which each stands for some. The tokens of a
+// name can be empty, and those of one form can hold the separator of the other.
+func patternsAndNames() (patterns, names []string) {
+	patterns = []string{
+		">", "*", "*.*", "a.*", "a.>", "*.b", "*.b.>", "a.*.c", "a.b", "*.>", "a/b.*", "*.", ".*", "*.*.",
+		"/>", "/*", "/a/*", "/a/>", "/*/b", "/*/*", "/a.b/*", "/*/", "//*", "/a/b",
+	}
+	names = []string{
+		"a", "b", "a.b", "a.b.c", "b.b", "a.b.c.d", "a/b", "a/b.c", ".b", "a.", "..", "a..c", "$a.b",
+		"/", "/a", "/b", "/a/b", "/a/b/c", "/b/b", "/a.b/c", "/a.b", "/a/", "//b", "/a//b", "/$a/b",
+	}
+	return patterns, names
+}
+
 func patterns(e *env) {
 	a, b := e.open(), e.open()
-	all := []string{"a", "a.b", "a.b.c", "b.b", "a.b.c.d", "/a", "/a/b", "/a/b/c", "/b/b", "/a.b/c", "a/b"}
-	boxes := make(map[string]*inbox)
-	for _, pattern := range []string{">", "*", "*.*", "a.*", "a.>", "*.b", "*.b.>", "a.*.c", "/>", "/*", "/a/*", "/a/>", "/*/b", "a.b"} {
-		boxes[pattern] = b.topic(pattern)
-	}
-	for _, name := range all {
-		newSource().publish(a, name, name)
-	}
-	want := make(map[string][]string)
-	for pattern, box := range boxes {
-		for _, name := range all {
+	e.checkPatterns(b.topic, func(name string) { newSource().publish(a, name, name) }, func() { settle(a, b) })
+}
+
+// servicePatterns is the same for requests.
+func servicePatterns(e *env) {
+	a, b := e.open(), e.open()
+	c := newClient(a)
+	e.checkPatterns(b.service, func(name string) { c.call(name, name) }, func() { settle(a, b) })
+}
+
+// checkPatterns checks that interests in patterns get what they stand for, and nothing else.
+func (e *env) checkPatterns(receive func(pattern string) *inbox, send func(name string), settle func()) {
+	e.Helper()
+	patterns, names := patternsAndNames()
+	boxes, want := make(map[string]*inbox), make(map[string][]string)
+	for _, pattern := range patterns {
+		boxes[pattern] = receive(pattern)
+		for _, name := range names {
 			if transport.MatchName(pattern, name) {
 				want[pattern] = append(want[pattern], name)
 			}
 		}
+	}
+	for _, name := range names {
+		send(name)
+	}
+	for pattern, box := range boxes {
 		box.atLeast(len(want[pattern]))
 	}
-	settle(a, b)
+	settle()
 	for pattern, box := range boxes {
 		e.compareNames(pattern, box.messages(), want[pattern])
 	}

@@ -54,9 +54,12 @@ type Harness struct {
 // Features are what only some carriers can do. The zero value is a carrier that does
 // what every carrier must.
 type Features struct {
-	// NoResponder: Send of a request fails with transport.ErrNoResponder when no
-	// participant serves the service.
+	// NoResponder: when no participant serves a service, Send of a request fails with transport.ErrNoResponder, or
+	// its client soon gets an Undeliverable that says so.
 	NoResponder bool
+	// ListenersRespond: for NoResponder, who has an interest in the topic messages of a name counts as one who
+	// serves it.
+	ListenersRespond bool
 	// Ordered: each interest gets the messages of one publisher in the order in
 	// which they were sent.
 	Ordered bool
@@ -64,6 +67,9 @@ type Features struct {
 	Durable bool
 	// Group: interests of all participants opened with the same t can share a group.
 	Group bool
+	// Shares: they can, but without Group's guarantees: each message goes to one of them and is not tracked,
+	// so nothing is delivered again.
+	Shares bool
 	// OwnGroups: interests of one participant can share a group, those of several can't.
 	OwnGroups bool
 	// Last: the newest messages from before an interest can be asked for.

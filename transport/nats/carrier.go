@@ -1,0 +1,205 @@
+package nats
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/postbus/postbus/transport"
+)
+
+// Carrier sends and receives messages over one connection to NATS. All methods may be called
+// concurrently.
+type Carrier struct {
+	config  Config
+	logger  *slog.Logger
+	conn    *nats.Conn
+	inbox   inbox
+	dropped atomic.Uint64 // messages for subscriptions that have ended
+	lost    atomic.Bool   // the connection, and that has been logged
+	closed  atomic.Bool
+
+	mu            sync.Mutex
+	subscriptions map[*subscription]struct{}
+	// ending counts the goroutines of nats.go: one for each subscription that calls us, and one for the rest.
+	ending sync.WaitGroup
+}
+
+var _ transport.Carrier = (*Carrier)(nil)
+
+// Open connects to a server. ctx bounds only Open.
+//
+// Its errors say which servers, what failed and what to do; a server that refuses the node
+// makes them wrap transport.ErrRefused.
+func Open(ctx context.Context, config Config, options Options) (*Carrier, error) {
+	if options.Logger == nil {
+		options.Logger = slog.Default()
+	}
+	config, err := config.complete(options.InProcess != nil)
+	if err != nil {
+		return nil, fmt.Errorf("nats: configuration: %w", err)
+	}
+	c := &Carrier{config: config, logger: options.Logger, subscriptions: make(map[*subscription]struct{})}
+	opts, err := config.options(options)
+	if err != nil {
+		return nil, fmt.Errorf("nats: configuration: %w", err)
+	}
+	if c.conn, err = c.connect(ctx, opts, options.Offline); err != nil {
+		return nil, err
+	}
+	c.inbox = inbox{carrier: c, address: c.conn.NewInbox(), names: make(map[transport.GID]name)}
+	return c, nil
+}
+
+// connect opens the connection. If it may be offline, only what a server refuses is an error.
+func (c *Carrier) connect(ctx context.Context, opts []nats.Option, offline bool) (*nats.Conn, error) {
+	c.ending.Add(1)
+	opts = append(opts,
+		nats.ClosedHandler(func(*nats.Conn) { c.ending.Done() }),
+		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) { c.noteLost(err) }),
+		nats.ReconnectHandler(c.noteConnected),
+		nats.ReconnectErrHandler(func(_ *nats.Conn, err error) { c.noteLost(err) }),
+		nats.ErrorHandler(func(_ *nats.Conn, sub *nats.Subscription, err error) { c.noteError(sub, err) }),
+	)
+	conn, err := dial(ctx, c.config, opts)
+	if err == nil {
+		return conn, nil
+	}
+	refused := errors.Is(err, nats.ErrAuthorization) || errors.Is(err, nats.ErrAuthExpired) || errors.Is(err, nats.ErrAuthRevoked)
+	if offline && !refused && ctx.Err() == nil {
+		c.noteLost(err)
+		conn, err = dial(ctx, c.config, append(opts, nats.RetryOnFailedConnect(true)))
+		if err == nil {
+			return conn, nil
+		}
+	}
+	if refused {
+		err = fmt.Errorf("%w: %w", transport.ErrRefused, err)
+	}
+	return nil, fmt.Errorf("nats: connect to %s: %w", c.config.where(), err)
+}
+
+// dial calls nats.Connect, which knows no context: when ctx ends first it is left alone, and
+// ends soon by its own time limits.
+func dial(ctx context.Context, config Config, opts []nats.Option) (*nats.Conn, error) {
+	type result struct {
+		conn *nats.Conn
+		err  error
+	}
+	done := make(chan result, 1)
+	go func() {
+		conn, err := nats.Connect(strings.Join(config.Servers, ","), opts...)
+		done <- result{conn, err}
+	}()
+	select {
+	case r := <-done:
+		return r.conn, r.err
+	case <-ctx.Done():
+		go func() {
+			if r := <-done; r.conn != nil {
+				r.conn.Close()
+			}
+		}()
+		return nil, transport.ContextError(ctx)
+	}
+}
+
+// noteLost logs that there is no connection, unless that is known.
+func (c *Carrier) noteLost(err error) {
+	if !c.closed.Load() && !c.lost.Swap(true) {
+		c.logger.Warn("nats: no connection; trying again", "servers", c.config.where(), "error", err)
+	}
+}
+
+// noteConnected logs that there is a connection again.
+func (c *Carrier) noteConnected(conn *nats.Conn) {
+	if c.lost.Swap(false) {
+		c.logger.Info("nats: connected again", "server", conn.ConnectedUrlRedacted())
+	}
+}
+
+// noteError logs what the server or nats.go says apart from any call.
+func (c *Carrier) noteError(sub *nats.Subscription, err error) {
+	if errors.Is(err, nats.ErrSlowConsumer) && sub != nil {
+		c.noteSlow(sub)
+		return
+	}
+	c.logger.Warn("nats: the server complains", "server", c.conn.ConnectedUrlRedacted(), "error", err)
+}
+
+// Address implements transport.Sender: it returns the subject below which the carrier gets its answers.
+func (c *Carrier) Address() string { return c.inbox.address }
+
+// Receive implements transport.Receiver. Unlike other carriers it waits for the server to know of an interest in
+// topic messages or requests: one round trip. So what is published once it has returned is delivered (in a
+// cluster, what is published at the same server). While there is no connection it does not wait, and the interest begins with the next one.
+func (c *Carrier) Receive(interest transport.Interest, deliver func(transport.Delivery)) (stop func(), err error) {
+	switch {
+	case c.closed.Load():
+		return nil, c.closedError()
+	case interest.Kind == transport.Response || interest.Kind == transport.Undeliverable:
+		return c.inbox.receive(interest, deliver)
+	case interest.Kind != transport.TopicMessage && interest.Kind != transport.Request:
+		return nil, fmt.Errorf("nats: an interest in %v: %w", interest.Kind, transport.ErrNotSupported)
+	case interest.Durable != "" || interest.Last > 0:
+		return nil, fmt.Errorf("nats: %s: Durable and Last need a stream that covers the name: %w", interest.Name, transport.ErrNotSupported)
+	}
+	return c.subscribe(interest, deliver)
+}
+
+func (c *Carrier) closedError() error {
+	return fmt.Errorf("nats carrier is %w", transport.ErrClosed)
+}
+
+// lastFlush bounds how long Close waits for what has been sent to reach the server.
+const lastFlush = 5 * time.Second
+
+// Close implements transport.Carrier. What has been sent is brought to the server first.
+func (c *Carrier) Close(ctx context.Context) error {
+	c.mu.Lock()
+	if c.closed.Swap(true) {
+		c.mu.Unlock()
+		return nil
+	}
+	all := c.subscriptions
+	c.subscriptions = nil
+	c.mu.Unlock()
+	for s := range all {
+		s.end()
+	}
+	c.inbox.close()
+	err := c.flush(ctx)
+	c.conn.Close()
+
+	ended := make(chan struct{})
+	go func() {
+		c.ending.Wait()
+		close(ended)
+	}()
+	select {
+	case <-ended:
+	case <-ctx.Done():
+		err = errors.Join(err, fmt.Errorf("nats: close: messages are still being delivered: %w", ctx.Err()))
+	}
+	return err
+}
+
+// flush waits until the server has all that was sent.
+func (c *Carrier) flush(ctx context.Context) error {
+	if !c.conn.IsConnected() || ctx.Err() != nil {
+		return nil
+	}
+	limited, cancel := context.WithTimeout(ctx, lastFlush)
+	defer cancel()
+	if err := c.conn.FlushWithContext(limited); err != nil && c.conn.IsConnected() {
+		return fmt.Errorf("nats: close: the last messages may not have been sent: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,218 @@
+package nats
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/url"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/postbus/postbus/internal/backoff"
+)
+
+// Config is what a node needs to know of the servers and of itself.
+type Config struct {
+	// Servers are the URLs of one or more servers of a cluster: nats://, tls://, ws:// or wss://, with the
+	// port if it is not 4222. As everywhere in NATS, a connection by nats:// is encrypted if the
+	// server demands it; by tls:// it is in any case.
+	Servers []string
+	// Name is the program's, for the monitoring of NATS: of the connection, and of the service whose endpoints the
+	// node's servers are. A-Z a-z 0-9 _ - are allowed. Empty means "postbus".
+	Name string
+	// Version is the program's, as SemVer; empty means "0.0.0". Description says what it does.
+	Version, Description string
+
+	// How the node shows who it is: by at most one of a name and password, a token, a file with credentials (a JWT
+	// and its seed), and a file with the seed of an nkey. None of them if the server wants none, or the
+	// certificate is enough.
+	User, Password    string
+	Token             string
+	Credentials, NKey string
+
+	// CA holds certificates (PEM) of authorities to trust besides the system's. Certificate and Key are
+	// those of the node itself (PEM), if the server wants one.
+	CA, Certificate, Key []byte
+
+	// InboxPrefix is where the subjects begin at which the node gets answers; empty means "_INBOX". An account
+	// whose users may not read each other's answers gives each its own.
+	InboxPrefix string
+}
+
+// Options are the options of a carrier that only a program can give. The zero value is useful.
+type Options struct {
+	// Logger hears what happens in the background. Nil means slog.Default().
+	Logger *slog.Logger
+	// InProcess, if set, is a server in this process, and Config.Servers are not used. A *server.Server of
+	// nats-server is one.
+	InProcess interface{ InProcessConn() (net.Conn, error) }
+	// Offline lets Open return though no server can be reached: the carrier goes on trying in the
+	// background, and until it gets through sending fails with an error that says Temporary. What a server
+	// refuses, as a wrong password, is an error all the same.
+	Offline bool
+}
+
+const (
+	defaultName    = "postbus"
+	defaultVersion = "0.0.0"
+	defaultInbox   = "_INBOX"
+)
+
+// The time limits of a connection.
+const (
+	// dialTimeout bounds each attempt to connect to a server, with TLS and login.
+	dialTimeout = 5 * time.Second
+	// writeTimeout bounds each write.
+	writeTimeout = 10 * time.Second
+	// pingInterval is how often a silent server is asked if it is there; after the second
+	// question without an answer it is not.
+	pingInterval = 20 * time.Second
+	// roundTrip bounds the wait for a server to have heard of an interest.
+	roundTrip = 2 * time.Second
+)
+
+var (
+	serviceName = regexp.MustCompile(`^[A-Za-z0-9_-]+$`)
+	semVer      = regexp.MustCompile(`^(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-[0-9A-Za-z.-]+)?(\+[0-9A-Za-z.-]+)?$`)
+	inboxPrefix = regexp.MustCompile(`^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$`)
+)
+
+// complete returns the configuration with its defaults, or says what is wrong with it.
+func (c Config) complete(inProcess bool) (Config, error) {
+	if len(c.Servers) == 0 && !inProcess {
+		return c, errors.New("servers: there are none; one looks like nats://localhost:4222")
+	}
+	for _, s := range c.Servers {
+		if err := checkServer(s); err != nil {
+			return c, err
+		}
+	}
+	for _, d := range []struct {
+		value       *string
+		fallback    string
+		form        *regexp.Regexp
+		field, want string
+	}{
+		{&c.Name, defaultName, serviceName, "name", "letters, digits, _ and -"},
+		{&c.Version, defaultVersion, semVer, "version", "three numbers as in 1.0.0 (SemVer)"},
+		{&c.InboxPrefix, defaultInbox, inboxPrefix, "inbox-prefix", "tokens of letters, digits, _ and -"},
+	} {
+		if *d.value == "" {
+			*d.value = d.fallback
+		}
+		if !d.form.MatchString(*d.value) {
+			return c, fmt.Errorf("%s: %.80q is not allowed, but %s", d.field, *d.value, d.want)
+		}
+	}
+	ways := 0
+	for _, way := range []string{c.User, c.Token, c.Credentials, c.NKey} {
+		if way != "" {
+			ways++
+		}
+	}
+	switch {
+	case ways > 1:
+		return c, errors.New("user, token, credentials, nkey: at most one of them is possible")
+	case c.Password != "" && c.User == "":
+		return c, errors.New("password: there is no user")
+	}
+	return c, nil
+}
+
+func checkServer(s string) error {
+	u, err := url.Parse(s)
+	if err != nil {
+		return errors.New("servers: a URL is not valid") // which may hold a password
+	}
+	switch u.Scheme {
+	case "nats", "tls", "ws", "wss":
+	default:
+		return fmt.Errorf("servers: %q does not begin with nats://, tls://, ws:// or wss://", u.Redacted())
+	}
+	if u.Hostname() == "" {
+		return fmt.Errorf("servers: %q has no host", u.Redacted())
+	}
+	return nil
+}
+
+// where names the servers for people, without passwords.
+func (c Config) where() string {
+	if len(c.Servers) == 0 {
+		return "the server in this process"
+	}
+	var list []string
+	for _, s := range c.Servers {
+		if u, err := url.Parse(s); err == nil {
+			list = append(list, u.Redacted())
+		}
+	}
+	return strings.Join(list, ", ")
+}
+
+// options returns what nats.go is to know. The configuration is complete.
+func (c Config) options(o Options) ([]nats.Option, error) {
+	opts := []nats.Option{
+		nats.Name(c.Name),
+		nats.Timeout(dialTimeout),
+		nats.FlusherTimeout(writeTimeout),
+		nats.ReconnectOnFlusherError(),
+		nats.PingInterval(pingInterval),
+		nats.MaxReconnects(-1),
+		nats.CustomReconnectDelay(backoff.Delay),
+		nats.IgnoreAuthErrorAbort(), // for ever means also until a password has been put right
+		nats.ReconnectBufSize(-1),   // who sends is to know, and tries again or has an outbox
+		nats.CustomInboxPrefix(c.InboxPrefix),
+	}
+	if o.InProcess != nil {
+		opts = append(opts, nats.InProcessServer(o.InProcess))
+	}
+	if c.User != "" {
+		opts = append(opts, nats.UserInfo(c.User, c.Password))
+	}
+	if c.Token != "" {
+		opts = append(opts, nats.Token(c.Token))
+	}
+	if c.Credentials != "" {
+		opts = append(opts, nats.UserCredentials(c.Credentials))
+	}
+	if c.NKey != "" {
+		nkey, err := nats.NkeyOptionFromSeed(c.NKey)
+		if err != nil {
+			return nil, fmt.Errorf("nkey: %w", err)
+		}
+		opts = append(opts, nkey)
+	}
+	return c.tlsOptions(opts)
+}
+
+// tlsOptions adds what is to be known about certificates.
+func (c Config) tlsOptions(opts []nats.Option) ([]nats.Option, error) {
+	if len(c.CA) == 0 && len(c.Certificate) == 0 && len(c.Key) == 0 {
+		return opts, nil
+	}
+	t := &tls.Config{MinVersion: tls.VersionTLS12}
+	if len(c.CA) > 0 {
+		pool, err := x509.SystemCertPool()
+		if err != nil {
+			pool = x509.NewCertPool()
+		}
+		if !pool.AppendCertsFromPEM(c.CA) {
+			return nil, errors.New("ca: there is no certificate (PEM) in it")
+		}
+		t.RootCAs = pool
+	}
+	if len(c.Certificate) > 0 || len(c.Key) > 0 {
+		pair, err := tls.X509KeyPair(c.Certificate, c.Key)
+		if err != nil {
+			return nil, fmt.Errorf("certificate, key: %w", err)
+		}
+		t.Certificates = []tls.Certificate{pair}
+	}
+	return append(opts, nats.Secure(t)), nil
+}

@@ -1,0 +1,193 @@
+package nats
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/postbus/postbus/transport"
+)
+
+// inbox is where answers come: one subscription for all requests of the carrier, whose reply
+// subjects are "address.client.number".
+type inbox struct {
+	carrier    *Carrier
+	address    string
+	dispatcher transport.Dispatcher // of interests in answers, and in what could not be delivered
+
+	mu    sync.Mutex
+	sub   *nats.Subscription // nil until it is needed
+	names map[transport.GID]name
+}
+
+// name is that of the service which a client calls: answers of other programs do not say it.
+type name struct {
+	text  string
+	count int // of the interests
+}
+
+// open begins the subscription, unless that has been done. It needs no round trip: the server hears of it before
+// it gets the first request.
+func (b *inbox) open() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.sub != nil {
+		return nil
+	}
+	if b.carrier.closed.Load() {
+		return b.carrier.closedError()
+	}
+	var err error
+	if b.sub, err = b.carrier.listen(b.address+".>", "", b.handle); err != nil {
+		return fmt.Errorf("nats: %w", err)
+	}
+	return nil
+}
+
+// close ends the subscription. b.carrier.closed is set.
+func (b *inbox) close() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.sub != nil {
+		_ = b.sub.Unsubscribe() // it fails when there is nothing left to end
+	}
+}
+
+// receive states an interest in the answers to a client, or in what comes back.
+func (b *inbox) receive(interest transport.Interest, deliver func(transport.Delivery)) (stop func(), err error) {
+	if interest.Kind == transport.Undeliverable {
+		return b.dispatcher.Add(interest, deliver), nil // nothing but requests comes back
+	}
+	if err := b.open(); err != nil {
+		return nil, err
+	}
+	b.addName(interest, 1)
+	remove := b.dispatcher.Add(interest, deliver)
+	return sync.OnceFunc(func() {
+		remove()
+		b.addName(interest, -1)
+	}), nil
+}
+
+func (b *inbox) addName(interest transport.Interest, n int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	known := b.names[interest.Client]
+	known.text, known.count = interest.Name, known.count+n
+	if known.count > 0 {
+		b.names[interest.Client] = known
+	} else {
+		delete(b.names, interest.Client)
+	}
+}
+
+func (b *inbox) nameOf(client transport.GID) string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.names[client].text
+}
+
+// subject returns the reply subject of a request.
+func (b *inbox) subject(m *transport.Message) string {
+	text := make([]byte, 0, len(b.address)+1+32+1+20)
+	text = append(text, b.address...)
+	text = append(text, '.')
+	text = append(text, m.Info.ClientGID.String()...)
+	text = append(text, '.')
+	return string(strconv.AppendUint(text, m.Info.RequestSequence, 10))
+}
+
+// caller returns the request whose reply subject this is.
+func (b *inbox) caller(subject string) (client transport.GID, number uint64, ok bool) {
+	rest, ok := strings.CutPrefix(subject, b.address+".")
+	if !ok {
+		return transport.GID{}, 0, false
+	}
+	gid, digits, _ := strings.Cut(rest, ".")
+	client, err := transport.ParseGID(gid)
+	if err != nil {
+		return transport.GID{}, 0, false
+	}
+	number, err = strconv.ParseUint(digits, 10, 64)
+	return client, number, err == nil
+}
+
+// handle delivers an answer. Calls come one at a time.
+func (b *inbox) handle(msg *nats.Msg) {
+	client, number, ok := b.caller(msg.Subject)
+	if !ok {
+		return
+	}
+	m := b.message(msg, client, number)
+	// An answer that names another request than it was sent to is nobody's.
+	if gid, n, ok := m.Caller(); !ok || gid != client || n != number {
+		return
+	}
+	m.Info.ReceivedTime = time.Now()
+	if m.Info.SourceTime.IsZero() {
+		m.Info.SourceTime = m.Info.ReceivedTime
+	}
+	if m.Name == "" {
+		m.Name = b.nameOf(client)
+	}
+	b.dispatcher.Dispatch(transport.Delivery{Message: m})
+}
+
+// message returns what has come in answer to a request: all that comes here is an answer, or the word of the server that
+// there was nobody to give one.
+func (b *inbox) message(msg *nats.Msg, client transport.GID, number uint64) *transport.Message {
+	if len(msg.Data) == 0 && msg.Header.Get(headerStatus) == noResponders {
+		return &transport.Message{
+			Kind:      transport.Undeliverable,
+			InReplyTo: transport.NewID(client, number, b.address),
+			Info:      transport.Info{ClientGID: client, RequestSequence: number},
+			Error:     &transport.RemoteError{Code: transport.CodeNoResponder, Text: "nobody serves it"},
+		}
+	}
+	m, ours := read(msg.Header, msg.Data)
+	if m.Kind != transport.ErrorResponse {
+		m.Kind = transport.Response
+	}
+	if !ours {
+		m.InReplyTo = transport.ID{}
+		readMicroError(m, msg.Header)
+	}
+	if m.Info.ClientGID.IsZero() && m.InReplyTo.IsZero() {
+		m.Info.ClientGID, m.Info.RequestSequence = client, number
+	}
+	return m
+}
+
+// noResponders is the status of the server's word that nobody has subscribed to the subject of a request.
+const noResponders = "503"
+
+// replyAddress is where the answer to a request goes. Its text is the ReplyTo of the request.
+type replyAddress struct {
+	subject string
+	plain   bool // the request is of another program, which knows nothing of our fields
+}
+
+const plainMark = " plain" // no subject has a blank
+
+// String returns the text that parseReply reads.
+func (r replyAddress) String() string {
+	if r.plain {
+		return r.subject + plainMark
+	}
+	return r.subject
+}
+
+func parseReply(text string) (r replyAddress, ok bool) {
+	r.subject, r.plain = strings.CutSuffix(text, plainMark)
+	return r, canAnswer(r.subject)
+}
+
+// canAnswer reports whether a reply subject is one to answer at: there is one, and it is not the server's
+// own, as that for the acknowledgement of a delivery by JetStream.
+func canAnswer(subject string) bool {
+	return subject != "" && subject[0] != '$' && !strings.ContainsAny(subject, "*> \t\r\n")
+}
