@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/postbus/postbus/transport"
 )
@@ -26,10 +27,19 @@ type Carrier struct {
 	lost    atomic.Bool   // the connection, and that has been logged
 	closed  atomic.Bool
 
+	js      jetstream.JetStream
+	streams []*stream
+	bucket  *bucket // for large bodies; nil if there is none
+	// background ends when Close begins, and settling when it does not wait any longer.
+	background, settling context.Context
+	stop, giveUp         context.CancelFunc
+
 	mu            sync.Mutex
 	subscriptions map[*subscription]struct{}
 	// ending counts the goroutines of nats.go: one for each subscription that calls us, and one for the rest.
 	ending sync.WaitGroup
+	// working counts those of our own.
+	working sync.WaitGroup
 }
 
 var _ transport.Carrier = (*Carrier)(nil)
@@ -55,6 +65,9 @@ func Open(ctx context.Context, config Config, options Options) (*Carrier, error)
 		return nil, err
 	}
 	c.inbox = inbox{carrier: c, address: c.conn.NewInbox(), names: make(map[transport.GID]name)}
+	if err := c.openStreams(ctx); err != nil {
+		return nil, errors.Join(fmt.Errorf("nats: %w", err), c.Close(context.Background()))
+	}
 	return c, nil
 }
 
@@ -148,8 +161,9 @@ func (c *Carrier) Receive(interest transport.Interest, deliver func(transport.De
 		return c.inbox.receive(interest, deliver)
 	case interest.Kind != transport.TopicMessage && interest.Kind != transport.Request:
 		return nil, fmt.Errorf("nats: an interest in %v: %w", interest.Kind, transport.ErrNotSupported)
-	case interest.Durable != "" || interest.Last > 0:
-		return nil, fmt.Errorf("nats: %s: Durable and Last need a stream that covers the name: %w", interest.Name, transport.ErrNotSupported)
+	}
+	if s, ok := c.kept(interest); ok {
+		return c.receiveKept(s, interest, deliver)
 	}
 	return c.subscribe(interest, deliver)
 }
@@ -175,6 +189,7 @@ func (c *Carrier) Close(ctx context.Context) error {
 		s.end()
 	}
 	c.inbox.close()
+	c.closeStreams(ctx)
 	err := c.flush(ctx)
 	c.conn.Close()
 

@@ -43,6 +43,11 @@ type Config struct {
 	// InboxPrefix is where the subjects begin at which the node gets answers; empty means "_INBOX". An account
 	// whose users may not read each other's answers gives each its own.
 	InboxPrefix string
+
+	// Streams are the streams of JetStream that keep messages, for interests with Durable, Group or Last. Objects says where
+	// bodies are kept that are too large for the server.
+	Streams []Stream
+	Objects Objects
 }
 
 // Options are the options of a carrier that only a program can give. The zero value is useful.
@@ -122,7 +127,7 @@ func (c Config) complete(inProcess bool) (Config, error) {
 	case c.Password != "" && c.User == "":
 		return c, errors.New("password: there is no user")
 	}
-	return c, nil
+	return c.completeStreams()
 }
 
 func checkServer(s string) error {

@@ -24,6 +24,7 @@ const (
 	headerSubject     = "Subject" // of answers, which come to an inbox: the name of the service
 	headerContentType = "Content-Type"
 	headerDisposition = "Content-Disposition"
+	headerReplyTo     = "Reply-To" // of requests that a stream keeps: where the answer is wanted
 	headerDedup       = nats.MsgIdHdr
 	headerStatus      = "Status"
 )

@@ -1,6 +1,7 @@
 package nats
 
 import (
+	"context"
 	"fmt"
 	"strconv"
 	"strings"
@@ -18,6 +19,8 @@ type inbox struct {
 	carrier    *Carrier
 	address    string
 	dispatcher transport.Dispatcher // of interests in answers, and in what could not be delivered
+
+	dispatching sync.Mutex // held while an answer is delivered
 
 	mu    sync.Mutex
 	sub   *nats.Subscription // nil until it is needed
@@ -134,6 +137,23 @@ func (b *inbox) handle(msg *nats.Msg) {
 	if m.Name == "" {
 		m.Name = b.nameOf(client)
 	}
+	if len(msg.Header[headerObject]) == 0 {
+		b.dispatch(m)
+		return
+	}
+	b.carrier.work(func(ctx context.Context) { // other answers do not wait for the body of this one
+		if err := b.carrier.bodyOf(ctx, msg.Header, m); err != nil {
+			b.carrier.logger.Warn("nats: an answer is lost that can't be read", "name", m.Name, "message_id", m.ID.String(), "error", err)
+			return
+		}
+		b.dispatch(m)
+	})
+}
+
+// dispatch delivers an answer. Calls may come at the same time.
+func (b *inbox) dispatch(m *transport.Message) {
+	b.dispatching.Lock()
+	defer b.dispatching.Unlock()
 	b.dispatcher.Dispatch(transport.Delivery{Message: m})
 }
 

@@ -175,15 +175,20 @@ func (s *subscription) message(msg *nats.Msg) *transport.Message {
 		m.Kind, m.InReplyTo, m.Error = s.interest.Kind, transport.ID{}, nil
 	}
 	if m.Kind == transport.Request {
+		reply := s.carrier.replySubject(msg)
 		switch {
-		case canAnswer(msg.Reply):
-			m.ReplyTo = replyAddress{subject: msg.Reply, plain: !ours}.String()
+		case canAnswer(reply):
+			m.ReplyTo = replyAddress{subject: reply, plain: !ours}.String()
 		case !ours:
 			return nil
 		}
 		if m.From == "" {
-			m.From = msg.Reply
+			m.From = reply
 		}
+	}
+	if err := s.carrier.bodyOf(s.carrier.background, msg.Header, m); err != nil {
+		s.carrier.logger.Warn("nats: a message is lost that can't be read", "subject", msg.Subject, "message_id", m.ID.String(), "error", err)
+		return nil
 	}
 	m.Info.ReceivedTime = time.Now()
 	if m.Info.SourceTime.IsZero() {

@@ -10,21 +10,32 @@ import (
 	"github.com/postbus/postbus/transport"
 )
 
-// Send implements transport.Sender. It returns nil when the messages are in the buffer of the connection, from
-// where they go to the server at once: what is in it when the connection is lost is lost, too. While there is
-// no connection it fails with the outcome Temporary.
+// Send implements transport.Sender. It returns nil when the streams have confirmed the messages that they keep, and when the
+// others are in the buffer of the connection, from where they go to the server at once: what is in it when the connection
+// is lost is lost, too. While there is no connection it fails with the outcome Temporary.
+//
+// Of several messages for a stream some may be taken behind one that fails: when they are sent again with it they are not
+// stored twice.
 func (c *Carrier) Send(ctx context.Context, msgs ...*transport.Message) error {
-	for i, m := range msgs {
-		if failed := c.send(ctx, m); failed != nil {
-			failed.Name, failed.Taken = m.Name, i
-			return failed
+	f := flight{carrier: c, msgs: msgs}
+	var failed *transport.SendError
+	for _, m := range msgs {
+		if failed = c.send(ctx, &f, m); failed != nil {
+			break
 		}
+	}
+	if earlier := f.finish(ctx); earlier != nil {
+		failed = earlier
+	}
+	if failed != nil {
+		failed.Name, failed.Taken = msgs[f.taken].Name, f.taken
+		return failed
 	}
 	return nil
 }
 
-// send sends one message.
-func (c *Carrier) send(ctx context.Context, m *transport.Message) *transport.SendError {
+// send sends the next message of a flight.
+func (c *Carrier) send(ctx context.Context, f *flight, m *transport.Message) *transport.SendError {
 	if ctx.Err() != nil {
 		return &transport.SendError{Outcome: transport.Temporary, Err: transport.ContextError(ctx)}
 	}
@@ -36,7 +47,22 @@ func (c *Carrier) send(ctx context.Context, m *transport.Message) *transport.Sen
 	if err := c.address(e, m); err != nil {
 		return &transport.SendError{Outcome: transport.Permanent, Err: err}
 	}
-	return c.publish(e)
+	if failed := c.outsource(ctx, e, m); failed != nil {
+		return failed
+	}
+	if m.Kind == transport.TopicMessage || m.Kind == transport.Request {
+		if s := c.streamOf(e.msg.Subject); s != nil {
+			return f.add(ctx, s, e, m)
+		}
+	}
+	if failed := f.finish(ctx); failed != nil {
+		return failed
+	}
+	failed := c.publish(e)
+	if failed == nil {
+		f.taken++
+	}
+	return failed
 }
 
 // address makes a message ready to be sent where it belongs.
@@ -82,12 +108,17 @@ func (c *Carrier) publish(e *envelope) *transport.SendError {
 	if !c.conn.IsConnected() {
 		return c.notConnected(nats.ErrDisconnected)
 	}
-	err := c.conn.PublishMsg(&e.msg)
+	if err := c.conn.PublishMsg(&e.msg); err != nil {
+		return c.publishError(err, len(e.msg.Data))
+	}
+	return nil
+}
+
+// publishError returns the error of a message that could not be written to the connection.
+func (c *Carrier) publishError(err error, body int) *transport.SendError {
 	switch {
-	case err == nil:
-		return nil
 	case errors.Is(err, nats.ErrMaxPayload):
-		err = fmt.Errorf("%w: the server takes %d bytes at most, header included, and the body has %d", transport.ErrTooLarge, c.conn.MaxPayload(), len(e.msg.Data))
+		err = fmt.Errorf("%w: the server takes %d bytes at most, header included, and the body has %d", transport.ErrTooLarge, c.conn.MaxPayload(), body)
 		return &transport.SendError{Outcome: transport.Permanent, Err: err}
 	case errors.Is(err, nats.ErrBadSubject), errors.Is(err, nats.ErrBadHeaderMsg), errors.Is(err, nats.ErrHeadersNotSupported):
 		return &transport.SendError{Outcome: transport.Permanent, Err: err}

@@ -1,0 +1,302 @@
+package nats
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/postbus/postbus/transport"
+)
+
+// book is what is written down about a consumer, for whoever uses it next: in the stream beside its stream that
+// keeps the last word of each subject.
+type book struct {
+	stream *stream
+	name   string // of the consumer
+}
+
+// givenAge is how long it is remembered that deliveries of a message did not count.
+const givenAge = 7 * 24 * time.Hour
+
+func (b book) claim() string { return bookSubject + b.stream.Name + ".claim." + b.name }
+
+func (b book) given(seq uint64) string {
+	return bookSubject + b.stream.Name + ".given." + b.name + "." + strconv.FormatUint(seq, 10)
+}
+
+// last returns the last word of a subject, and its number, or 0 if there is none.
+func (b book) last(ctx context.Context, subject string) (word []byte, number uint64, err error) {
+	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
+	defer cancel()
+	s, err := b.stream.carrier.js.Stream(ctx, b.stream.Name+bookSuffix)
+	if err != nil {
+		return nil, 0, jetStreamError(err)
+	}
+	m, err := s.GetLastMsgForSubject(ctx, subject)
+	switch {
+	case errors.Is(err, jetstream.ErrMsgNotFound):
+		return nil, 0, nil
+	case err != nil:
+		return nil, 0, jetStreamError(err)
+	}
+	return m.Data, m.Sequence, nil
+}
+
+// claim is the right of a carrier to a durable name. It is on record with a subject at which the carrier says that
+// it is there: if nobody says so the name is free, whatever the record.
+type claim struct {
+	consumer *consumer
+
+	mu     sync.Mutex
+	sub    *nats.Subscription
+	number uint64 // of the record; 0 if the carrier does not have the name
+}
+
+// claimed is the record of a claim.
+type claimed struct {
+	// Holder is where the carrier that has the name says that it is there; empty if nobody has it.
+	Holder string `json:"holder"`
+	// Left is how many messages the last one has left unsettled.
+	Left int `json:"left,omitempty"`
+}
+
+const (
+	// presenceTimeout bounds the wait for the word of a holder, and presencePause is between two questions when nobody is
+	// there: in a cluster the word that somebody is takes a moment.
+	presenceTimeout = 2 * time.Second
+	presencePause   = 100 * time.Millisecond
+)
+
+// take takes the name. It fails with transport.ErrInUse if somebody else has it. mu is held.
+func (l *claim) take(ctx context.Context) error {
+	if l.number != 0 {
+		return nil
+	}
+	c := l.consumer
+	word, number, err := c.book.last(ctx, c.book.claim())
+	if err != nil {
+		return err
+	}
+	var record claimed
+	if number > 0 && json.Unmarshal(word, &record) != nil {
+		record = claimed{} // not of our making
+	}
+	if record.Holder != "" {
+		if err := l.ask(ctx, record.Holder); err != nil {
+			return err
+		}
+	}
+	if l.sub == nil {
+		subject := c.stream.carrier.conn.NewInbox()
+		if l.sub, err = c.stream.carrier.listen(subject, "", func(m *nats.Msg) { _ = m.Respond(nil) }); err != nil {
+			return err
+		}
+	}
+	if l.number, err = l.write(ctx, claimed{Holder: l.sub.Subject}, number); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.waiting = record.Left
+	clear(c.delayed) // which are among those, or somebody else has had them
+	return nil
+}
+
+// ask asks a holder of the name whether it is there.
+func (l *claim) ask(ctx context.Context, holder string) error {
+	conn := l.consumer.stream.carrier.conn
+	for range 2 {
+		limited, cancel := context.WithTimeout(ctx, presenceTimeout)
+		_, err := conn.RequestWithContext(limited, holder, nil)
+		cancel()
+		switch {
+		case err == nil:
+			return l.consumer.inUse()
+		case !errors.Is(err, nats.ErrNoResponders):
+			return fmt.Errorf("%s: its last user is not gone, and does not answer: %w", l.consumer.label, jetStreamError(err))
+		}
+		if !sleep(ctx, presencePause) {
+			return transport.ContextError(ctx)
+		}
+	}
+	return nil
+}
+
+func (c *consumer) inUse() error {
+	return fmt.Errorf("%s of stream %s: %w", c.label, c.stream.Name, transport.ErrInUse)
+}
+
+// write puts a record in the place of one with a number, or of none.
+func (l *claim) write(ctx context.Context, record claimed, over uint64) (number uint64, err error) {
+	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
+	defer cancel()
+	word, err := json.Marshal(record)
+	if err != nil {
+		return 0, err
+	}
+	c := l.consumer
+	ack, err := c.stream.carrier.js.Publish(ctx, c.book.claim(), word, jetstream.WithExpectLastSequencePerSubject(over), jetstream.WithRetryAttempts(0))
+	var failed *jetstream.APIError
+	switch {
+	case errors.As(err, &failed) && (failed.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence || failed.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequenceConstant):
+		return 0, c.inUse() // somebody else was faster
+	case err != nil:
+		return 0, jetStreamError(err)
+	}
+	return ack.Sequence, nil
+}
+
+// confirm makes certain that the carrier has the name, or takes it if it can.
+func (l *claim) confirm(ctx context.Context) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.number == 0 {
+		return l.take(ctx)
+	}
+	c := l.consumer
+	_, number, err := c.book.last(ctx, c.book.claim())
+	if err != nil || number == l.number {
+		return err
+	}
+	l.number = 0
+	c.mu.Lock()
+	for _, t := range c.open {
+		t.lost.Store(true)
+	}
+	c.mu.Unlock()
+	return l.take(ctx)
+}
+
+// release lets others have the name.
+func (l *claim) release(ctx context.Context) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.releaseLocked(ctx)
+}
+
+// releaseIfIdle is release, unless the name is in use again.
+func (l *claim) releaseIfIdle(ctx context.Context) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	c := l.consumer
+	c.mu.Lock()
+	idle := len(c.members) == 0 && len(c.open) == 0
+	c.mu.Unlock()
+	if idle {
+		l.releaseLocked(ctx)
+	}
+}
+
+func (l *claim) releaseLocked(ctx context.Context) {
+	if l.number != 0 {
+		l.consumer.mu.Lock()
+		left := l.consumer.atServer()
+		l.consumer.mu.Unlock()
+		_, _ = l.write(ctx, claimed{Left: left}, l.number) // else they find that nobody is there
+		l.number = 0
+	}
+	if l.sub != nil {
+		_ = l.sub.Unsubscribe() // it fails when there is nothing left to end
+		l.sub = nil
+	}
+}
+
+// backlog has the deliveries that are given back and do not count. Before the server delivers them again, to whomever, it is
+// on record that they did not.
+type backlog struct {
+	mu      sync.Mutex
+	given   []given
+	running bool // a goroutine works it off
+}
+
+type given struct {
+	ticket *ticket
+	delay  time.Duration
+}
+
+// giveBack gives a message back that nobody has tried to handle. Messages that are given back one after the other come again in
+// that order.
+func (c *consumer) giveBack(t *ticket, delay time.Duration) {
+	b := &c.back
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.given = append(b.given, given{t, delay})
+	if !b.running {
+		b.running = c.stream.carrier.work(c.giveBackAll)
+	}
+}
+
+// giveBackAll works off what is to be given back.
+func (c *consumer) giveBackAll(context.Context) {
+	b := &c.back
+	for {
+		b.mu.Lock()
+		all := b.given
+		b.given = nil
+		if len(all) == 0 {
+			b.running = false
+			b.mu.Unlock()
+			return
+		}
+		b.mu.Unlock()
+		slices.SortStableFunc(all, func(a, b given) int { return int(int64(a.ticket.seq) - int64(b.ticket.seq)) })
+		c.writeGiven(c.stream.carrier.settling, all)
+		for _, g := range all {
+			g.ticket.passOnUsed(g.delay)
+		}
+	}
+}
+
+// writeGiven puts on record that deliveries do not count. When that fails only this process knows.
+func (c *consumer) writeGiven(ctx context.Context, all []given) {
+	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
+	defer cancel()
+	var acks []jetstream.PubAckFuture
+	for _, g := range all {
+		t := g.ticket
+		c.mu.Lock()
+		t.uncounted = t.delivered - t.attempt + 1
+		word := strconv.AppendInt(nil, int64(t.uncounted), 10)
+		c.mu.Unlock()
+		ack, err := c.stream.carrier.js.PublishAsync(c.book.given(t.seq), word, jetstream.WithMsgTTL(givenAge), jetstream.WithRetryAttempts(0))
+		if err != nil {
+			break
+		}
+		acks = append(acks, ack)
+	}
+	for _, ack := range acks {
+		select {
+		case <-ack.Ok():
+		case <-ack.Err():
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// deliveriesNotCounted returns how many deliveries of a message did not count.
+func (c *consumer) deliveriesNotCounted(p place) int {
+	c.mu.Lock()
+	n, ok := c.uncounted[p.stream]
+	c.mu.Unlock()
+	if ok && c.claim != nil {
+		return n // nobody else has had it
+	}
+	word, number, err := c.book.last(c.stream.carrier.settling, c.book.given(p.stream))
+	if err != nil || number == 0 {
+		return n
+	}
+	written, err := strconv.Atoi(string(word))
+	if err != nil || written < 0 {
+		return n
+	}
+	return max(n, min(written, p.attempt-1))
+}

@@ -1,0 +1,273 @@
+package nats
+
+import (
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/postbus/postbus/internal/order"
+	"github.com/postbus/postbus/transport"
+)
+
+// consumer is a durable name or a group, as a carrier knows it: a durable consumer of JetStream, what has been got from it
+// here, and who has got it. It outlives the interests that are stated with the name.
+//
+// What it has got is a ticket until it is settled, and the server knows that. A durable name is one carrier's at a time,
+// which has it by a claim; a group is everybody's. Nobody but the server knows what a group has open, and the server knows all.
+type consumer struct {
+	stream *stream
+	name   string // that of JetStream's consumer
+	label  string // for people: durable name "x", group "y"
+	// interest is that of the first to use the name here: Kind and Name count, and Durable or Group.
+	interest transport.Interest
+	lease    time.Duration // AckWait of JetStream's consumer
+	book     book
+	claim    *claim // of a durable name
+	back     backlog
+
+	mu      sync.Mutex
+	members []*member            // that are there
+	open    map[uint64]*ticket   // delivered and not settled on record, by their numbers in the stream
+	known   map[order.Key]uint64 // the numbers of those that are open or delayed
+	delayed map[uint64]order.Key // given back to the server for a while
+	handled order.Memory
+	// uncounted says how many deliveries of a message do not count as attempts to handle it.
+	uncounted map[uint64]int
+	// waiting is how many messages a former user of the durable name had left with the server.
+	waiting int
+	passed  bool // the durable name has become somebody else's
+}
+
+const (
+	// durableLease is for how long a message of a durable name is its reader's without a word of it. Nobody
+	// else takes it meanwhile or after, so it only says how soon what was lost on the way, or with a process, comes again.
+	durableLease = 3 * time.Second
+	// leaseMargin is how much later than at its end a lease has certainly ended.
+	leaseMargin = 250 * time.Millisecond
+	// unsettledMessages is how many messages of a consumer may be unsettled or delayed; then the server holds
+	// the others back.
+	unsettledMessages = 1 << 16
+)
+
+// What the metadata of a consumer say of the interest that it is for.
+const (
+	metaKind = "postbus-kind"
+	metaName = "postbus-name"
+)
+
+// consumer returns what the carrier knows of the interest's durable name or group.
+func (s *stream) consumer(in transport.Interest) (*consumer, error) {
+	name, label := "durable-"+in.Durable, fmt.Sprintf("durable name %q", in.Durable)
+	if in.Group != "" {
+		if in.Durable != "" {
+			return nil, fmt.Errorf("an interest with Durable and Group, which remembers by itself: %w", transport.ErrNotSupported)
+		}
+		sum := sha256.Sum256(fmt.Appendf(nil, "%d %s", in.Kind, in.Name))
+		name, label = "group-"+in.Group+"-"+hex.EncodeToString(sum[:6]), fmt.Sprintf("group %q", in.Group)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c := s.consumers[name]
+	if c == nil {
+		c = &consumer{
+			stream: s, name: name, label: label, interest: in, lease: durableLease, book: book{s, name},
+			open: make(map[uint64]*ticket), known: make(map[order.Key]uint64), delayed: make(map[uint64]order.Key), uncounted: make(map[uint64]int),
+		}
+		if in.Group != "" {
+			c.lease = cmp.Or(in.Lease, transport.DefaultLease)
+		} else {
+			c.claim = &claim{consumer: c}
+		}
+		s.consumers[name] = c
+		s.carrier.work(c.renewLeases)
+	}
+	return c, c.check(c.interest.Kind.String(), c.interest.Name, in)
+}
+
+// check says that the durable name, or the group, is for an interest in another kind or name.
+func (c *consumer) check(kind, name string, in transport.Interest) error {
+	if kind != in.Kind.String() || name != in.Name {
+		return fmt.Errorf("%s is that of an interest in %s %s: %w", c.label, kind, name, transport.ErrInUse)
+	}
+	return nil
+}
+
+// config returns what JetStream is to know of the consumer when it is created.
+func (c *consumer) config() jetstream.ConsumerConfig {
+	return jetstream.ConsumerConfig{
+		Durable:       c.name,
+		Description:   c.label + " of postbus",
+		Metadata:      map[string]string{metaKind: c.interest.Kind.String(), metaName: c.interest.Name},
+		FilterSubject: Subject(c.interest.Name),
+		AckPolicy:     jetstream.AckExplicitPolicy,
+		AckWait:       c.lease,
+		MaxDeliver:    -1, // who can't handle a message says so
+		MaxAckPending: unsettledMessages,
+		DeliverPolicy: jetstream.DeliverNewPolicy,
+	}
+}
+
+// ensure finds JetStream's consumer, or creates it: then the name begins now, or with the last messages if the interest
+// asks for them.
+func (c *consumer) ensure(ctx context.Context) (*jetstream.ConsumerInfo, error) {
+	if err := c.stream.ensure(ctx); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
+	defer cancel()
+	js := c.stream.carrier.js
+	found, err := js.Consumer(ctx, c.stream.Name, c.name)
+	if errors.Is(err, jetstream.ErrConsumerNotFound) {
+		config := c.config()
+		if c.interest.Last > 0 {
+			first, err := c.stream.firstOfLast(ctx, c.interest)
+			if err != nil {
+				return nil, err
+			}
+			config.DeliverPolicy, config.OptStartSeq = jetstream.DeliverByStartSequencePolicy, first
+		}
+		found, err = js.CreateConsumer(ctx, c.stream.Name, config)
+		if errors.Is(err, jetstream.ErrConsumerExists) { // somebody else was faster
+			found, err = js.Consumer(ctx, c.stream.Name, c.name)
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s of stream %s: %w", c.label, c.stream.Name, jetStreamError(err))
+	}
+	info := found.CachedInfo()
+	return info, c.adopt(info)
+}
+
+// adopt checks that JetStream's consumer is for the interest, and takes over the lease that it has.
+func (c *consumer) adopt(info *jetstream.ConsumerInfo) error {
+	meta := info.Config.Metadata
+	if kind, name := meta[metaKind], meta[metaName]; kind != "" || name != "" {
+		if err := c.check(kind, name, c.interest); err != nil {
+			return err
+		}
+	} else if info.Config.FilterSubject != Subject(c.interest.Name) {
+		return fmt.Errorf("%s is that of an interest in the subject %s: %w", c.label, info.Config.FilterSubject, transport.ErrInUse)
+	}
+	if info.Config.AckPolicy != jetstream.AckExplicitPolicy || info.Config.DeliverSubject != "" {
+		return fmt.Errorf("%s: the consumer %s of stream %s has not been made by postbus: %w", c.label, c.name, c.stream.Name, transport.ErrInUse)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if wait := info.Config.AckWait; wait != c.lease && wait > 0 {
+		c.stream.carrier.logger.Warn("nats: a group has the lease that its first member has given it", "for", c.label, "stream", c.stream.Name, "lease", wait, "wanted", c.lease)
+		c.lease = wait
+	}
+	return nil
+}
+
+// join adds an interest. When nobody else is there it gets what others have left unsettled here. It fails for good
+// reasons only: what the network does not let it do now is done later.
+func (c *consumer) join(ctx context.Context, in transport.Interest, deliver func(transport.Delivery)) (*member, error) {
+	m := newMember(c, in, deliver)
+	if c.claim != nil {
+		c.claim.mu.Lock() // until the claim has been tried: others wait
+		defer c.claim.mu.Unlock()
+	}
+	c.mu.Lock()
+	if c.claim != nil && len(c.members) > 0 {
+		c.mu.Unlock()
+		return nil, fmt.Errorf("%s: %w", c.label, transport.ErrInUse)
+	}
+	var left []*ticket
+	if len(c.members) == 0 {
+		left = c.unsettled()
+	}
+	c.mu.Unlock()
+	for _, t := range left {
+		t.passOn(0)
+	}
+	_, err := c.ensure(ctx)
+	if err == nil && c.claim != nil {
+		err = c.claim.take(ctx)
+	}
+	if lasting(err) {
+		return nil, err
+	}
+	if err != nil {
+		c.stream.carrier.logger.Warn("nats: an interest begins later", "for", c.label, "name", in.Name, "error", err)
+	}
+	c.mu.Lock()
+	c.members = append(c.members, m)
+	c.mu.Unlock()
+	return m, nil
+}
+
+// lasting reports whether an error will be the same in a while.
+func lasting(err error) bool {
+	return errors.Is(err, transport.ErrInUse) || errors.Is(err, transport.ErrNotSupported) || errors.Is(err, transport.ErrRefused) || errors.Is(err, errDiffers)
+}
+
+// releaseIfIdle lets others have the durable name, if nobody here uses it and all is settled.
+func (c *consumer) releaseIfIdle() {
+	if c.claim == nil {
+		return
+	}
+	c.mu.Lock()
+	idle := len(c.members) == 0 && len(c.open) == 0
+	c.mu.Unlock()
+	if idle {
+		c.stream.carrier.work(func(context.Context) { c.claim.releaseIfIdle(c.stream.carrier.settling) })
+	}
+}
+
+// unsettled returns the tickets that have not been used, in the order of their messages. c.mu is held, here and below.
+func (c *consumer) unsettled() []*ticket {
+	var all []*ticket
+	for _, seq := range slices.Sorted(maps.Keys(c.open)) {
+		if t := c.open[seq]; !t.used {
+			all = append(all, t)
+		}
+	}
+	return all
+}
+
+// atServer returns how many messages the server has to have as unsettled, if nothing was lost.
+func (c *consumer) atServer() int { return len(c.open) + len(c.delayed) + c.waiting }
+
+// forget takes a message out of the books.
+func (c *consumer) forget(seq uint64, key order.Key) {
+	if c.known[key] == seq {
+		delete(c.known, key)
+	}
+	delete(c.delayed, seq)
+	delete(c.uncounted, seq)
+}
+
+// done notes that a message needs no further handling.
+func (c *consumer) done(t *ticket) {
+	c.handled.Add(t.key, order.SourceTime(t.message))
+	c.forget(t.seq, t.key)
+}
+
+// close gives everything back to the server, when the carrier is closed and nothing is under way any more.
+func (c *consumer) close() {
+	c.mu.Lock()
+	left := c.unsettled()
+	c.mu.Unlock()
+	for _, t := range left {
+		t.passOn(0)
+	}
+	if c.claim != nil {
+		c.claim.release(c.stream.carrier.settling)
+	}
+}
+
+// reply tells the server something about a delivery.
+func (c *consumer) reply(subject string, word []byte) {
+	_ = c.stream.carrier.conn.PublishMsg(&nats.Msg{Subject: subject, Data: word}) // else it comes again when its lease has ended
+}

@@ -1,0 +1,245 @@
+package nats
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"maps"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/postbus/postbus/internal/backoff"
+	"github.com/postbus/postbus/transport"
+)
+
+// DeadLetter is a message of a durable interest or group that could not be handled. It is a message in the stream NAME_DEAD, as it
+// was, with fields that begin with "Nats-Dead-".
+type DeadLetter struct {
+	// Stream is the stream that the message was in, and Number identifies the letter among its dead letters.
+	Stream string
+	Number uint64
+	// For says which durable name or group it was for.
+	For string
+	// Message is the message, or nil if it is not in the stream any more, or its body not in the bucket.
+	Message *transport.Message
+	// Time is when it was given up, and Reason that of the last Nack, or of the Term. Attempts is how often it
+	// was delivered.
+	Time     time.Time
+	Reason   string
+	Attempts int
+}
+
+// The fields of a dead letter.
+const (
+	headerDeadFor      = "Nats-Dead-For"
+	headerDeadReason   = "Nats-Dead-Reason"
+	headerDeadAttempts = "Nats-Dead-Attempts"
+	headerDeadSubject  = "Nats-Dead-Subject"
+	// headerDeadKind is the kind of the message, and absent if there is none.
+	headerDeadKind = "Nats-Dead-Kind"
+)
+
+// bury makes a dead letter of a message, however long that takes. Until it is one it is renewed, as what is being handled.
+func (c *consumer) bury(t *ticket, reason string) {
+	carrier := c.stream.carrier
+	carrier.work(func(ctx context.Context) { // once Close has begun it is left to the next who gets the message
+		defer t.end()
+		for failures := 0; ; {
+			err := c.writeLetter(carrier.settling, t, reason)
+			if err == nil {
+				break
+			}
+			if failures == 0 {
+				carrier.logger.Warn("nats: a dead letter can't be kept yet; trying again", "for", c.label, "stream", c.stream.Name, "number", t.seq, "error", err)
+			}
+			failures++
+			if !t.member.puller.pause(ctx, backoff.Delay(failures)) {
+				return // it comes again when its lease has ended, and becomes one then
+			}
+		}
+		_ = t.tell(wordTerm) // else it comes again and becomes the same letter
+	})
+}
+
+// writeLetter puts a dead letter into the stream for them.
+func (c *consumer) writeLetter(ctx context.Context, t *ticket, reason string) error {
+	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
+	defer cancel()
+	js := c.stream.carrier.js
+	number := strconv.FormatUint(t.seq, 10)
+	letter := &nats.Msg{Subject: deadSubject + c.stream.Name + "." + c.name + "." + number, Header: nats.Header{
+		headerDeadFor:      {c.label},
+		headerDeadReason:   {oneLine(errorText(reason))},
+		headerDeadAttempts: {strconv.Itoa(t.attempt)},
+		headerDedup:        {"dead." + c.name + "." + number},
+	}}
+	stream, err := js.Stream(ctx, c.stream.Name)
+	if err != nil {
+		return jetStreamError(err)
+	}
+	raw, err := stream.GetMsg(ctx, t.seq)
+	switch {
+	case err == nil:
+		letter.Data = raw.Data
+		letter.Header[headerDeadSubject] = []string{raw.Subject}
+		letter.Header[headerDeadKind] = []string{t.message.Kind.String()}
+		for field, values := range raw.Header {
+			if !strings.HasPrefix(field, "Nats-") {
+				letter.Header[field] = values
+			}
+		}
+		if id := raw.Header[headerDedup]; len(id) > 0 && len(raw.Header[headerID]) == 0 {
+			letter.Header[headerID] = id
+		}
+	case !errors.Is(err, jetstream.ErrMsgNotFound): // else the stream's limits have removed it
+		return jetStreamError(err)
+	}
+	_, err = js.PublishMsg(ctx, letter, jetstream.WithRetryAttempts(0))
+	if errors.Is(err, nats.ErrMaxPayload) { // with the fields that it has now
+		letter.Data = nil
+		delete(letter.Header, headerDeadKind)
+		_, err = js.PublishMsg(ctx, letter, jetstream.WithRetryAttempts(0))
+	}
+	if err != nil {
+		return jetStreamError(err)
+	}
+	return nil
+}
+
+// lettersAtOnce is how many dead letters are asked for at a time.
+const lettersAtOnce = 64
+
+// DeadLetters returns the dead letters of all streams of the configuration, whoever has made them, by stream and the oldest
+// first. It yields an error, and nothing after it, when they can't be read.
+func (c *Carrier) DeadLetters(ctx context.Context) iter.Seq2[DeadLetter, error] {
+	return func(yield func(DeadLetter, error) bool) {
+		for _, s := range c.streams {
+			for letter, err := range s.deadLetters(ctx) {
+				if err != nil {
+					yield(DeadLetter{}, fmt.Errorf("nats: dead letters of stream %s: %w", s.Name, jetStreamError(err)))
+					return
+				}
+				if !yield(letter, nil) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// deadLetters returns those that there are when it begins.
+func (s *stream) deadLetters(ctx context.Context) iter.Seq2[DeadLetter, error] {
+	return func(yield func(DeadLetter, error) bool) {
+		name := s.Name + deadSuffix
+		limited, cancel := context.WithTimeout(ctx, apiTimeout)
+		defer cancel()
+		found, err := s.carrier.js.CreateConsumer(limited, name, jetstream.ConsumerConfig{
+			Description: "dead letters, for a node of postbus",
+			AckPolicy:   jetstream.AckNonePolicy, MemoryStorage: true, Replicas: 1, InactiveThreshold: lookAge,
+		})
+		if err != nil {
+			yield(DeadLetter{}, err)
+			return
+		}
+		defer s.carrier.work(func(ctx context.Context) {
+			ctx, cancel := context.WithTimeout(ctx, apiTimeout)
+			defer cancel()
+			_ = s.carrier.js.DeleteConsumer(ctx, name, found.CachedInfo().Name) // else it is forgotten by itself
+		})
+		for left := found.CachedInfo().NumPending; left > 0; {
+			letters, err := s.someLetters(ctx, found, int(min(left, lettersAtOnce)))
+			if err != nil {
+				yield(DeadLetter{}, err)
+				return
+			}
+			for _, letter := range letters {
+				if !yield(letter, nil) {
+					return
+				}
+			}
+			left -= min(left, uint64(len(letters)))
+		}
+	}
+}
+
+// someLetters reads so many dead letters.
+func (s *stream) someLetters(ctx context.Context, found jetstream.Consumer, n int) (letters []DeadLetter, err error) {
+	ctx, cancel := context.WithTimeout(ctx, objectTimeout)
+	defer cancel()
+	batch, err := found.Fetch(n, jetstream.FetchContext(ctx))
+	if err != nil {
+		return nil, err
+	}
+	for msg := range batch.Messages() {
+		if p, ok := placeOf(msg.Reply()); ok {
+			letters = append(letters, s.letter(ctx, msg, p))
+		}
+	}
+	if err := batch.Error(); err != nil {
+		return nil, err
+	}
+	if len(letters) == 0 {
+		return nil, errors.New("the server does not give those that it has counted")
+	}
+	return letters, nil
+}
+
+// letter reads a dead letter.
+func (s *stream) letter(ctx context.Context, msg jetstream.Msg, p place) DeadLetter {
+	header := msg.Headers()
+	letter := DeadLetter{Stream: s.Name, Number: p.stream, For: header.Get(headerDeadFor), Time: p.stored, Reason: header.Get(headerDeadReason)}
+	letter.Attempts, _ = strconv.Atoi(header.Get(headerDeadAttempts))
+	name, ok := Name(header.Get(headerDeadSubject))
+	if !ok || header.Get(headerDeadKind) == "" {
+		return letter
+	}
+	original := maps.Clone(header)
+	maps.DeleteFunc(original, func(field string, _ []string) bool { return strings.HasPrefix(field, "Nats-") })
+	interest := transport.Interest{Kind: transport.TopicMessage, Name: name}
+	if header.Get(headerDeadKind) == transport.Request.String() {
+		interest.Kind = transport.Request
+	}
+	m, err := s.carrier.storedFields(ctx, original, msg.Data(), interest, name)
+	if err != nil {
+		letter.Reason += "; " + err.Error()
+	}
+	letter.Message = m
+	return letter
+}
+
+// PurgeDeadLetters deletes the dead letters that selected says, or all if it is nil, and returns how many there were.
+func (c *Carrier) PurgeDeadLetters(ctx context.Context, selected func(DeadLetter) bool) (int, error) {
+	n := 0
+	for letter, err := range c.DeadLetters(ctx) {
+		if err != nil {
+			return n, err
+		}
+		if selected != nil && !selected(letter) {
+			continue
+		}
+		if err := c.deleteLetter(ctx, letter); err != nil {
+			return n, fmt.Errorf("nats: dead letter %d of stream %s: %w", letter.Number, letter.Stream, jetStreamError(err))
+		}
+		n++
+	}
+	return n, nil
+}
+
+func (c *Carrier) deleteLetter(ctx context.Context, letter DeadLetter) error {
+	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
+	defer cancel()
+	stream, err := c.js.Stream(ctx, letter.Stream+deadSuffix)
+	if err != nil {
+		return err
+	}
+	err = stream.DeleteMsg(ctx, letter.Number)
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return nil // somebody else was faster
+	}
+	return err
+}

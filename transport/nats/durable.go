@@ -1,0 +1,173 @@
+package nats
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/postbus/postbus/transport"
+)
+
+// openStreams gets the streams and the bucket of the configuration ready. While there is no connection that waits until they are
+// needed.
+func (c *Carrier) openStreams(ctx context.Context) error {
+	js, err := jetstream.New(c.conn,
+		jetstream.WithPublishAsyncMaxPending(publishPending), jetstream.WithPublishAsyncTimeout(publishTimeout), jetstream.WithDefaultTimeout(apiTimeout))
+	if err != nil {
+		return err
+	}
+	c.js = js
+	c.background, c.stop = context.WithCancel(context.Background())
+	c.settling, c.giveUp = context.WithCancel(context.Background())
+	for _, s := range c.config.Streams {
+		c.streams = append(c.streams, newStream(c, s))
+	}
+	if c.config.Objects.Bucket != "" {
+		c.bucket = &bucket{Objects: c.config.Objects, carrier: c}
+	}
+	if !c.conn.IsConnected() {
+		return nil
+	}
+	for _, s := range c.streams {
+		if err := s.ensure(ctx); err != nil {
+			return err
+		}
+	}
+	if c.bucket != nil {
+		_, err = c.bucket.open(ctx)
+	}
+	return err
+}
+
+// completeStreams returns the configuration with the defaults of its streams and bucket.
+func (c Config) completeStreams() (Config, error) {
+	var err error
+	if c.Streams, err = checkStreams(c.Streams); err != nil {
+		return c, err
+	}
+	c.Objects, err = c.Objects.complete()
+	return c, err
+}
+
+// work does something in the background, unless Close has begun. Close waits for it; its context ends when Close begins.
+func (c *Carrier) work(f func(context.Context)) (begun bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed.Load() {
+		return false
+	}
+	c.working.Go(func() { f(c.background) })
+	return true
+}
+
+// kept reports whether an interest is one that needs a stream. A group does not: without one it shares, and nothing is
+// delivered again.
+func (c *Carrier) kept(in transport.Interest) (s *stream, ok bool) {
+	s = c.streamOf(Subject(in.Name))
+	return s, in.Durable != "" || in.Last > 0 || in.Group != "" && s != nil
+}
+
+// receiveKept states an interest that needs a stream.
+func (c *Carrier) receiveKept(s *stream, in transport.Interest, deliver func(transport.Delivery)) (stop func(), err error) {
+	if s == nil {
+		return nil, fmt.Errorf("nats: %s: Durable and Last need a stream that keeps all messages of the name, and the configuration has none (streams): %w", in.Name, transport.ErrNotSupported)
+	}
+	ctx, cancel := context.WithTimeout(c.background, 2*apiTimeout)
+	defer cancel()
+	var run func(context.Context)
+	leave := func() {}
+	if in.Tracked() {
+		var m *member
+		if m, err = c.joinConsumer(ctx, s, in, deliver); err == nil {
+			run, leave = m.puller.run, m.leave
+		}
+	} else {
+		run, err = c.receiveLast(ctx, s, in, deliver)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("nats: %w", err)
+	}
+	pulling, end := context.WithCancel(c.background)
+	if !c.work(func(context.Context) { run(pulling) }) {
+		end()
+		return nil, c.closedError()
+	}
+	return func() {
+		end()
+		leave()
+	}, nil
+}
+
+func (c *Carrier) joinConsumer(ctx context.Context, s *stream, in transport.Interest, deliver func(transport.Delivery)) (*member, error) {
+	consumer, err := s.consumer(in)
+	if err != nil {
+		return nil, err
+	}
+	return consumer.join(ctx, in, deliver)
+}
+
+// closeStreams ends the interests that need a stream, and gives back what is not settled. Nothing is begun any more.
+func (c *Carrier) closeStreams(ctx context.Context) {
+	context.AfterFunc(ctx, c.giveUp)
+	c.stop()
+	c.working.Wait()
+	var consumers sync.WaitGroup
+	for _, s := range c.streams {
+		for _, known := range s.consumers {
+			consumers.Go(known.close)
+		}
+	}
+	consumers.Wait()
+	c.giveUp()
+}
+
+// stored returns a message that comes from a stream, or nil if it is not of the kind that the interest is in.
+func (c *Carrier) stored(msg *nats.Msg, in transport.Interest) (*transport.Message, error) {
+	name, ok := Name(msg.Subject)
+	if !ok || !transport.MatchName(in.Name, name) {
+		return nil, nil
+	}
+	return c.storedFields(c.background, msg.Header, msg.Data, in, name)
+}
+
+// replySubject returns where the answer to a request that comes without a stream is wanted. Of a request that is sent to a stream
+// its field says so: the reply subject is for the stream's confirmation, and nobody else answers there.
+func (c *Carrier) replySubject(msg *nats.Msg) string {
+	if to := msg.Header[headerReplyTo]; len(to) > 0 {
+		return to[0]
+	}
+	if c.streamOf(msg.Subject) != nil {
+		return ""
+	}
+	return msg.Reply
+}
+
+// storedFields is stored for what the message has. One of another program is a topic message: there is nothing at which
+// its sender would get an answer.
+func (c *Carrier) storedFields(ctx context.Context, header nats.Header, body []byte, in transport.Interest, name string) (*transport.Message, error) {
+	m, ours := read(header, body)
+	if !ours {
+		m.Kind, m.InReplyTo, m.Error = transport.TopicMessage, transport.ID{}, nil
+	}
+	if m.Kind != in.Kind {
+		return nil, nil
+	}
+	if m.Kind == transport.Request {
+		if to := header[headerReplyTo]; len(to) > 0 && canAnswer(to[0]) {
+			m.ReplyTo = replyAddress{subject: to[0]}.String()
+			if m.From == "" {
+				m.From = to[0]
+			}
+		}
+	}
+	m.Name = name
+	m.Info.ReceivedTime = time.Now()
+	if m.Info.SourceTime.IsZero() {
+		m.Info.SourceTime = m.Info.ReceivedTime
+	}
+	return m, c.bodyOf(ctx, header, m)
+}

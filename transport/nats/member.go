@@ -1,0 +1,223 @@
+package nats
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/postbus/postbus/internal/order"
+	"github.com/postbus/postbus/transport"
+)
+
+// member is an interest with a durable name or in a group: it pulls from the consumer, and gets what comes. It
+// implements source.
+type member struct {
+	consumer   *consumer
+	interest   transport.Interest
+	deliver    func(transport.Delivery)
+	inFlight   int
+	maxDeliver int
+	puller     *puller
+	delivering atomic.Bool
+
+	// consumer.mu guards the rest.
+	held int       // deliveries that are not settled
+	rest time.Time // it asks for nothing before, so that others get what it has given back
+}
+
+func newMember(c *consumer, in transport.Interest, deliver func(transport.Delivery)) *member {
+	m := &member{
+		consumer: c, interest: in, deliver: deliver,
+		inFlight:   cmp.Or(in.InFlight, transport.DefaultInFlight),
+		maxDeliver: cmp.Or(in.MaxDeliver, transport.DefaultMaxDeliver),
+	}
+	carrier := c.stream.carrier
+	m.puller = &puller{
+		source: m, conn: carrier.conn, stream: c.stream.Name, size: m.inFlight, label: c.label,
+		logger: carrier.logger, wake: make(chan struct{}, 1),
+	}
+	return m
+}
+
+// leave ends the interest, which gets nothing more. What it has can still be settled.
+func (m *member) leave() {
+	c := m.consumer
+	c.mu.Lock()
+	c.members = slices.DeleteFunc(c.members, func(other *member) bool { return other == m })
+	c.mu.Unlock()
+	c.releaseIfIdle()
+}
+
+// prepare implements source. What was lost on its way to the reader of a durable name comes first, so that it comes in order:
+// it is the reader's until its lease ends.
+func (m *member) prepare(ctx context.Context) (s supply, err error) {
+	c := m.consumer
+	began := time.Now()
+	info, err := c.ensure(ctx)
+	if err != nil || c.claim == nil {
+		return supply{consumer: c.name}, err
+	}
+	if err := c.claim.confirm(ctx); err != nil {
+		return supply{}, err
+	}
+	c.mu.Lock()
+	lost := info.NumAckPending > c.atServer()
+	lease := c.lease
+	c.mu.Unlock()
+	if lost {
+		if !sleep(ctx, time.Until(began.Add(lease+leaseMargin))) {
+			return supply{}, ctx.Err()
+		}
+		if info, err = c.ensure(ctx); err != nil {
+			return supply{}, err
+		}
+	}
+	return supply{consumer: c.name, next: info.Delivered.Consumer + 1, returned: info.NumAckPending > 0}, nil
+}
+
+// sleep waits for a while, or returns false when ctx ends first.
+func sleep(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// room implements source.
+func (m *member) room() int {
+	m.consumer.mu.Lock()
+	defer m.consumer.mu.Unlock()
+	if time.Now().Before(m.rest) {
+		return 0
+	}
+	return m.inFlight - m.held
+}
+
+// restAWhile makes others come first. consumer.mu is held.
+func (m *member) restAWhile() {
+	if m.consumer.claim == nil {
+		m.rest = time.Now().Add(givenBackDelay)
+		time.AfterFunc(givenBackDelay, m.hasRoom)
+	}
+}
+
+// hasRoom says that room has become more.
+func (m *member) hasRoom() {
+	select {
+	case m.puller.wake <- struct{}{}:
+	default:
+	}
+}
+
+// The words to the server about a delivery.
+var (
+	wordAck      = []byte("+ACK")
+	wordNak      = []byte("-NAK")
+	wordProgress = []byte("+WPI")
+	wordTerm     = []byte("+TERM")
+)
+
+// nak asks for a message to be delivered again after a delay.
+func nak(delay time.Duration) []byte {
+	if delay <= 0 {
+		return wordNak
+	}
+	return append(strconv.AppendInt(append([]byte(nil), `-NAK {"delay":`...), delay.Nanoseconds(), 10), '}')
+}
+
+// refuse implements source.
+func (m *member) refuse(msg *nats.Msg) { m.consumer.reply(msg.Reply, wordNak) }
+
+// take implements source.
+func (m *member) take(msg *nats.Msg, p place) {
+	c := m.consumer
+	if c.comesAgain(msg.Reply, p) {
+		return
+	}
+	carrier := c.stream.carrier
+	message, err := carrier.stored(msg, c.interest)
+	if err != nil {
+		carrier.logger.Warn("nats: a message can't be read", "for", c.label, "stream", c.stream.Name, "number", p.stream, "attempt", p.attempt, "error", err)
+		if p.attempt < m.maxDeliver || carrier.background.Err() != nil {
+			c.reply(msg.Reply, nak(unreadableDelay))
+			return
+		}
+	}
+	if message == nil {
+		c.reply(msg.Reply, wordAck) // of another kind
+		return
+	}
+	uncounted := 0
+	if p.attempt > 1 {
+		uncounted = c.deliveriesNotCounted(p)
+	}
+	t := c.accept(m, message, msg.Reply, p, uncounted)
+	switch {
+	case t == nil:
+		c.reply(msg.Reply, wordAck) // it has been handled, or is here already
+	case err != nil:
+		t.Term(err.Error())
+	default:
+		m.delivering.Store(true)
+		m.deliver(transport.Delivery{Message: message, Settler: t, Attempt: t.attempt, Repeated: t.repeated})
+		m.delivering.Store(false)
+	}
+}
+
+// unreadableDelay is how long a message waits whose body can't be had now.
+const unreadableDelay = 5 * time.Second
+
+// comesAgain reports whether a delivery is one of a message that is being handled here: its lease had ended, or the
+// server did not know that it had come.
+func (c *consumer) comesAgain(reply string, p place) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	t := c.open[p.stream]
+	if t == nil {
+		return false
+	}
+	t.lost.Store(false) // nobody else has it, or not any more
+	t.reply = reply
+	t.uncounted += p.attempt - t.delivered
+	t.delivered = p.attempt
+	t.extend(time.Now(), c.lease)
+	return true
+}
+
+// accept makes out the ticket for a message, unless it has been handled or is here already.
+func (c *consumer) accept(m *member, message *transport.Message, reply string, p place, uncounted int) *ticket {
+	key := order.KeyOf(message)
+	if key.IsZero() {
+		key = order.Key{ID: transport.ParseID(fmt.Sprintf("%s.%d", c.stream.Name, p.stream))}
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if _, ok := c.delayed[p.stream]; ok {
+		delete(c.delayed, p.stream)
+	} else if p.attempt > 1 && c.waiting > 0 {
+		c.waiting--
+	}
+	repeated := c.handled.Has(key)
+	if other, ok := c.known[key]; ok && other != p.stream || repeated && message.Kind != transport.Request {
+		return nil
+	}
+	t := &ticket{
+		member: m, message: message, key: key, seq: p.stream, reply: reply, repeated: repeated,
+		delivered: p.attempt, uncounted: uncounted, attempt: max(p.attempt-uncounted, 1),
+	}
+	t.extend(time.Now(), c.lease)
+	c.open[p.stream] = t
+	c.known[key] = p.stream
+	m.held++
+	return t
+}

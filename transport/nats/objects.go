@@ -1,0 +1,215 @@
+package nats
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"regexp"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/postbus/postbus/transport"
+)
+
+// Objects is a bucket of JetStream's object store, for bodies that are too large for the server (its max_payload is 1 MiB
+// unless it is told otherwise): the message has a reference then, and its receivers get the body from the bucket, so they
+// need the same one. Open creates a bucket that does not exist. One that exists has to be as it is written here.
+type Objects struct {
+	// Bucket is the name of the bucket: 1 to 64 of A-Z a-z 0-9 _ - are allowed. Empty means that there is none, and
+	// that such bodies are refused (transport.ErrTooLarge).
+	Bucket string
+	// MaxAge is how long a body is kept, which is as long as a message has to be received; zero means a week.
+	MaxAge time.Duration
+	// MaxBytes is how much is kept in all; zero means no limit.
+	MaxBytes int64
+	// Storage is "file" or "memory"; empty means "file".
+	Storage string
+	// Replicas is how many servers of a cluster keep each body, 1 to 5; zero means 1.
+	Replicas int
+}
+
+const (
+	defaultObjectAge = 7 * 24 * time.Hour
+	// maxObject is the largest body that is read from a bucket.
+	maxObject = transport.KeepAllBytes
+	// objectTimeout bounds the way of a body into the bucket or out of it.
+	objectTimeout = 30 * time.Second
+	// headerObject is the field with the name of the body in the bucket.
+	headerObject = "Body-Object"
+	maxObjectRef = maxID
+)
+
+var bucketName = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
+
+// complete returns the bucket with its defaults, or says what is wrong with it.
+func (o Objects) complete() (Objects, error) {
+	o.MaxAge = cmp.Or(o.MaxAge, defaultObjectAge)
+	o.Storage = cmp.Or(o.Storage, "file")
+	o.Replicas = cmp.Or(o.Replicas, 1)
+	switch {
+	case o.Bucket == "" && o != (Objects{MaxAge: defaultObjectAge, Storage: "file", Replicas: 1}):
+		return o, errors.New("objects: bucket: there is no name")
+	case o.Bucket != "" && !bucketName.MatchString(o.Bucket):
+		return o, fmt.Errorf("objects: bucket: %.80q is not allowed, but 1 to 64 of A-Z a-z 0-9 _ -", o.Bucket)
+	case o.MaxAge < 0 || o.MaxBytes < 0:
+		return o, errors.New("objects: max-age, max-bytes: they can't be negative")
+	case o.Storage != "file" && o.Storage != "memory":
+		return o, fmt.Errorf("objects: storage: %.40q is neither file nor memory", o.Storage)
+	case o.Replicas < 1 || o.Replicas > 5:
+		return o, fmt.Errorf("objects: replicas: %d; 1 to 5 are possible", o.Replicas)
+	}
+	return o, nil
+}
+
+// bucket is where large bodies are.
+type bucket struct {
+	Objects
+	carrier *Carrier
+
+	mu    sync.Mutex
+	store jetstream.ObjectStore // nil until it has been found or created
+}
+
+// open finds or creates the bucket, unless that has been done.
+func (b *bucket) open(ctx context.Context) (jetstream.ObjectStore, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.store != nil {
+		return b.store, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
+	defer cancel()
+	js := b.carrier.js
+	store, err := js.ObjectStore(ctx, b.Bucket)
+	if errors.Is(err, jetstream.ErrBucketNotFound) || errors.Is(err, jetstream.ErrStreamNotFound) {
+		store, err = js.CreateObjectStore(ctx, jetstream.ObjectStoreConfig{
+			Bucket: b.Bucket, Description: "large bodies of messages of postbus", TTL: b.MaxAge, MaxBytes: unlimited(b.MaxBytes),
+			Storage: storageType(b.Storage), Replicas: b.Replicas,
+		})
+		if errors.Is(err, jetstream.ErrBucketExists) { // somebody else was faster
+			store, err = js.ObjectStore(ctx, b.Bucket)
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("bucket %s: %w", b.Bucket, jetStreamError(err))
+	}
+	if err := b.check(ctx, store); err != nil {
+		return nil, err
+	}
+	b.store = store
+	return store, nil
+}
+
+// check says in what the bucket is not as it is wanted.
+func (b *bucket) check(ctx context.Context, store jetstream.ObjectStore) error {
+	status, err := store.Status(ctx)
+	if err != nil {
+		return fmt.Errorf("bucket %s: %w", b.Bucket, jetStreamError(err))
+	}
+	for _, f := range []struct {
+		field      string
+		want, have any
+	}{
+		{"max-age", b.MaxAge, status.TTL()},
+		{"storage", storageType(b.Storage).String(), status.Storage().String()},
+		{"replicas", b.Replicas, status.Replicas()},
+	} {
+		if f.want != f.have {
+			return fmt.Errorf("bucket %s: %s: the server has %v, the configuration %v; %w", b.Bucket, f.field, f.have, f.want, errDiffers)
+		}
+	}
+	return nil
+}
+
+// put keeps a body under a name, unless it is there.
+func (b *bucket) put(ctx context.Context, name string, body []byte) error {
+	ctx, cancel := context.WithTimeout(ctx, objectTimeout)
+	defer cancel()
+	store, err := b.open(ctx)
+	if err != nil {
+		return err
+	}
+	info, err := store.GetInfo(ctx, name)
+	if err == nil && info.Size == uint64(len(body)) {
+		return nil // the message is sent again
+	}
+	if _, err := store.PutBytes(ctx, name, body); err != nil {
+		return fmt.Errorf("bucket %s: %w", b.Bucket, jetStreamError(err))
+	}
+	return nil
+}
+
+// get returns the body with a name.
+func (b *bucket) get(ctx context.Context, name string) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, objectTimeout)
+	defer cancel()
+	store, err := b.open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	info, err := store.GetInfo(ctx, name)
+	if err == nil && info.Size > maxObject {
+		return nil, fmt.Errorf("bucket %s: %w: the body of %s has %d bytes, the limit is %d", b.Bucket, transport.ErrTooLarge, name, info.Size, maxObject)
+	}
+	var body []byte
+	if err == nil {
+		body, err = store.GetBytes(ctx, name)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("bucket %s: the body of %s: %w", b.Bucket, name, jetStreamError(err))
+	}
+	return body, nil
+}
+
+// outsource puts the body of a message that is ready into the bucket, if the server would not take the message as it is.
+func (c *Carrier) outsource(ctx context.Context, e *envelope, m *transport.Message) *transport.SendError {
+	if c.bucket == nil || len(e.msg.Data) == 0 || !c.conn.IsConnected() || int64(e.size()) <= c.conn.MaxPayload() || e.msg.Header[headerID] == nil {
+		return nil
+	}
+	if err := c.bucket.put(ctx, m.ID.String(), e.msg.Data); err != nil {
+		failed := &transport.SendError{Outcome: transport.Temporary, Err: err}
+		if lasting(err) {
+			failed.Outcome = transport.Permanent
+		}
+		return failed
+	}
+	e.set(headerObject, m.ID.String())
+	e.msg.Data = nil
+	return nil
+}
+
+// size returns about how many bytes the server counts of the message: not less, and with room for the fields that
+// are added for a stream.
+func (e *envelope) size() int {
+	n := len(e.msg.Data) + 2*maxID + 256
+	for field, values := range e.msg.Header {
+		for _, value := range values {
+			n += len(field) + len(value) + 4
+		}
+	}
+	return n
+}
+
+// bodyOf gets the body of a message from the bucket, if it is there.
+func (c *Carrier) bodyOf(ctx context.Context, header nats.Header, m *transport.Message) error {
+	values := header[headerObject]
+	if len(values) == 0 {
+		return nil
+	}
+	name := values[0]
+	switch {
+	case c.bucket == nil:
+		return errors.New("its body is in a bucket, and the configuration names none (objects)")
+	case len(name) == 0 || len(name) > maxObjectRef:
+		return fmt.Errorf("its body is in a bucket, under a name of %d bytes", len(name))
+	}
+	body, err := c.bucket.get(ctx, name)
+	if err == nil {
+		m.Body = body
+	}
+	return err
+}

@@ -1,0 +1,312 @@
+package nats
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/postbus/postbus/internal/backoff"
+)
+
+// source is a consumer of JetStream and what becomes of its messages. Its methods are called by one goroutine.
+type source interface {
+	// prepare makes the consumer ready to be pulled from, at first and after each trouble.
+	prepare(ctx context.Context) (supply, error)
+	// room returns how many more messages can be taken.
+	room() int
+	// take takes a message.
+	take(m *nats.Msg, p place)
+	// refuse is called with a message that came too late to be taken.
+	refuse(m *nats.Msg)
+}
+
+// supply says what can be pulled.
+type supply struct {
+	consumer string // its name
+	// next is the number that the consumer gives its next delivery, or 0 if others get deliveries of it, too.
+	next uint64
+	// returned says that there are messages that have been delivered before. The server does not keep their order.
+	returned bool
+}
+
+// place says where a delivery stands.
+type place struct {
+	stream, consumer uint64 // its number in the stream, and among the deliveries of the consumer
+	attempt          int    // how often the message has been delivered
+	stored           time.Time
+	pending          uint64 // how many messages the consumer has yet to deliver
+}
+
+// puller asks a consumer for messages, never for more than there is room for, and hands them on.
+type puller struct {
+	source
+	conn   *nats.Conn
+	stream string
+	size   int // the most that there can be room for
+	label  string
+	logger *slog.Logger
+	wake   chan struct{} // gets an element when there is room again
+	failed bool          // it has been said that there is trouble
+}
+
+const (
+	// pullExpires is how long a pull waits at the server, and pullHeartbeat how often it says that it does.
+	pullExpires   = time.Minute
+	pullHeartbeat = 5 * time.Second
+	// statusRoom is how many words of the server about pulls may wait to be read.
+	statusRoom = 256
+	// unsubscribeTimeout bounds the wait for what the server had sent already.
+	unsubscribeTimeout = 2 * time.Second
+)
+
+const (
+	pullSubject  = "$JS.API.CONSUMER.MSG.NEXT."
+	ackPrefix    = "$JS.ACK."
+	pendingField = "Nats-Pending-Messages"
+)
+
+var (
+	errDisconnected = errors.New("the connection was lost")
+	errSilent       = errors.New("the server has forgotten that messages were asked for")
+	errMissed       = errors.New("messages were lost on their way")
+)
+
+// run pulls until ctx ends.
+func (p *puller) run(ctx context.Context) {
+	for failures := 0; ; {
+		began := time.Now()
+		err := p.session(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		if time.Since(began) >= backoff.Least {
+			failures = 0
+		}
+		if errors.Is(err, errMissed) {
+			continue // prepare waits as long as it takes
+		}
+		if !p.failed && !errors.Is(err, errDisconnected) {
+			p.failed = true
+			p.logger.Warn("nats: no messages come at the moment; trying again", "for", p.label, "stream", p.stream, "error", err)
+		}
+		failures++
+		if !p.pause(ctx, backoff.Delay(failures)) {
+			return
+		}
+	}
+}
+
+// pause waits for a while, or until there is a connection again, or else until ctx ends: then it returns false.
+func (p *puller) pause(ctx context.Context, delay time.Duration) bool {
+	connected := p.conn.StatusChanged(nats.CONNECTED)
+	defer p.conn.RemoveStatusListener(connected)
+	timer := time.NewTimer(delay)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-connected:
+	case <-ctx.Done():
+		return false
+	}
+	return true
+}
+
+// session pulls until something is wrong.
+func (p *puller) session(ctx context.Context) error {
+	lost := p.conn.StatusChanged(nats.RECONNECTING, nats.CLOSED)
+	defer p.conn.RemoveStatusListener(lost)
+	supply, err := p.prepare(ctx)
+	if err != nil {
+		return err
+	}
+	if p.failed {
+		p.failed = false
+		p.logger.Info("nats: messages come again", "for", p.label, "stream", p.stream)
+	}
+	s := &session{puller: p, supply: supply, msgs: make(chan *nats.Msg, p.size+statusRoom), lost: lost}
+	if s.sub, err = p.conn.ChanSubscribe(p.conn.NewInbox(), s.msgs); err != nil {
+		return err
+	}
+	defer s.end()
+	s.silence = time.NewTimer(2 * pullHeartbeat)
+	defer s.silence.Stop()
+	if supply.returned {
+		if err := s.gather(ctx); err != nil {
+			return err
+		}
+	}
+	for ctx.Err() == nil {
+		if room := p.room() - s.asked; room > 0 && (s.asked == 0 || room >= p.size/4) {
+			if err := s.pull(room, ""); err != nil {
+				return err
+			}
+		}
+		if err := s.step(ctx, p.take); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// session is a subscription to what is pulled, until something is wrong.
+type session struct {
+	*puller
+	supply
+	sub     *nats.Subscription
+	msgs    chan *nats.Msg
+	lost    <-chan nats.Status
+	asked   int // for so many messages that have not come
+	silence *time.Timer
+}
+
+// pull asks for so many messages.
+func (s *session) pull(n int, more string) error {
+	request := fmt.Appendf(nil, `{"batch":%d,"expires":%d,"idle_heartbeat":%d%s}`, n, pullExpires.Nanoseconds(), pullHeartbeat.Nanoseconds(), more)
+	if err := s.conn.PublishRequest(pullSubject+s.stream+"."+s.consumer, s.sub.Subject, request); err != nil {
+		return err
+	}
+	s.asked += n
+	s.silence.Reset(2 * pullHeartbeat)
+	return nil
+}
+
+// gather takes those messages first that have been delivered before, in the order of the stream. There are no more
+// than there was room for when they were delivered.
+func (s *session) gather(ctx context.Context) error {
+	n := s.room()
+	if n == 0 {
+		return nil
+	}
+	type message struct {
+		*nats.Msg
+		place
+	}
+	var got []message
+	if err := s.pull(n, `,"no_wait":true`); err != nil {
+		return err
+	}
+	for s.asked > 0 && ctx.Err() == nil {
+		err := s.step(ctx, func(m *nats.Msg, at place) { got = append(got, message{m, at}) })
+		if err != nil {
+			return err // they come again
+		}
+	}
+	slices.SortStableFunc(got, func(a, b message) int { return cmp.Compare(a.place.stream, b.place.stream) })
+	for _, m := range got {
+		s.take(m.Msg, m.place)
+	}
+	return nil
+}
+
+// step waits for something to happen. What comes is taken.
+func (s *session) step(ctx context.Context, take func(*nats.Msg, place)) error {
+	select {
+	case m := <-s.msgs:
+		s.silence.Reset(2 * pullHeartbeat)
+		at, ok := placeOf(m.Reply)
+		if !ok {
+			return s.status(m)
+		}
+		s.asked = max(s.asked-1, 0)
+		if s.next != 0 {
+			if at.consumer != s.next {
+				return errMissed // this one, too, will come again
+			}
+			s.next++
+		}
+		take(m, at)
+	case <-s.wake:
+	case <-s.silence.C:
+		if s.asked > 0 {
+			return errSilent
+		}
+	case <-s.lost:
+		return errDisconnected
+	case <-ctx.Done():
+	}
+	return nil
+}
+
+// end ends what was asked for, and gives back what comes all the same.
+func (s *session) end() {
+	ended := make(chan struct{})
+	s.sub.SetClosedHandler(func(string) { close(ended) })
+	if !s.conn.IsConnected() || s.sub.Drain() != nil {
+		_ = s.sub.Unsubscribe() // of a connection that is closed
+		return
+	}
+	timeout := time.NewTimer(unsubscribeTimeout)
+	defer timeout.Stop()
+	for {
+		select {
+		case m := <-s.msgs:
+			s.refuseLate(m)
+		case <-ended:
+			for len(s.msgs) > 0 {
+				s.refuseLate(<-s.msgs)
+			}
+			return
+		case <-timeout.C:
+			_ = s.sub.Unsubscribe()
+			return
+		}
+	}
+}
+
+func (s *session) refuseLate(m *nats.Msg) {
+	if _, ok := placeOf(m.Reply); ok {
+		s.refuse(m)
+	}
+}
+
+// status reads what the server says about pulls: that some of the messages that were asked for do not come, or that it is
+// in trouble.
+func (s *session) status(m *nats.Msg) error {
+	code, text := m.Header.Get(headerStatus), m.Header.Get("Description")
+	left, _ := strconv.Atoi(m.Header.Get(pendingField))
+	switch {
+	case code == "404": // nothing waits, so nothing was asked for besides
+		s.asked = 0
+	case code == "408" || code == "409" && left > 0:
+		s.asked = max(s.asked-left, 0)
+	case code == "100":
+	case code == noResponders:
+		return errors.New("the consumer does not answer: its server is only starting, or it has been deleted")
+	default:
+		return fmt.Errorf("the server says %s %s", code, text)
+	}
+	return nil
+}
+
+// placeOf reads the reply subject of a delivery. It returns false if it is none.
+func placeOf(reply string) (p place, ok bool) {
+	if !strings.HasPrefix(reply, ackPrefix) {
+		return place{}, false
+	}
+	// $JS.ACK.[DOMAIN.ACCOUNT.]STREAM.CONSUMER.attempt.stream.consumer.stored.pending[.random]
+	tokens := strings.Split(reply, ".")
+	switch {
+	case len(tokens) == 9:
+		tokens = tokens[4:]
+	case len(tokens) >= 11:
+		tokens = tokens[6:11]
+	default:
+		return place{}, false
+	}
+	var n [5]uint64
+	for i, token := range tokens {
+		var err error
+		if n[i], err = strconv.ParseUint(token, 10, 64); err != nil {
+			return place{}, false
+		}
+	}
+	return place{stream: n[1], consumer: n[2], attempt: int(min(n[0], 1<<30)), stored: time.Unix(0, int64(n[3])), pending: n[4]}, true
+}

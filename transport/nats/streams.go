@@ -1,0 +1,281 @@
+package nats
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/postbus/postbus/transport"
+)
+
+// Stream is a stream of JetStream, which keeps the messages of some names: what is sent to these waits there for durable
+// interests and groups, and for those who join later.
+//
+// Open creates a stream that does not exist, with two more beside it: its dead letters are in NAME_DEAD, and NAME_BOOK
+// has what the users of a durable name or group have to tell each other. One that exists has to be
+// as it is written here: nothing is ever altered.
+type Stream struct {
+	// Name is the stream's: 1 to 64 of A-Z a-z 0-9 _ - are allowed.
+	Name string
+	// Names are names and name patterns (see transport.ValidatePattern). Two streams can't have the same name, and the
+	// pattern ">" alone is not possible, because NATS has subjects of its own.
+	Names []string
+	// Storage is "file" or "memory"; empty means "file".
+	Storage string
+	// Replicas is how many servers of a cluster keep each message, 1 to 5; zero means 1.
+	Replicas int
+	// MaxAge is how long a message is kept; zero means for ever.
+	MaxAge time.Duration
+	// MaxBytes and MaxMessages are how much is kept: the oldest messages go first, handled or not. Zero means no limit.
+	MaxBytes, MaxMessages int64
+	// Duplicates is for how long the server knows a message when it is sent again; zero means two minutes, or MaxAge if that is
+	// less. It should be longer than an outbox may have to wait for the answer of a server.
+	Duplicates time.Duration
+}
+
+// The streams beside a stream, and where their subjects begin. No name has such a subject.
+const (
+	deadSuffix  = "_DEAD"
+	bookSuffix  = "_BOOK"
+	deadSubject = "$POSTBUS.dead."
+	bookSubject = "$POSTBUS.book."
+)
+
+const (
+	defaultDuplicates = 2 * time.Minute
+	// maxDead is how many dead letters of a stream are kept; the oldest go first.
+	maxDead = 1 << 16
+	// apiTimeout bounds each request to JetStream besides those that have a bound of their own.
+	apiTimeout = 5 * time.Second
+)
+
+var streamName = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
+
+// complete returns the stream with its defaults, or says what is wrong with it.
+func (s Stream) complete() (Stream, error) {
+	fail := func(format string, args ...any) (Stream, error) {
+		return s, fmt.Errorf("stream %.80q: %w", s.Name, fmt.Errorf(format, args...))
+	}
+	if s.Storage == "" {
+		s.Storage = "file"
+	}
+	if s.Replicas == 0 {
+		s.Replicas = 1
+	}
+	if s.Duplicates == 0 {
+		s.Duplicates = defaultDuplicates
+		if s.MaxAge > 0 {
+			s.Duplicates = min(s.Duplicates, s.MaxAge)
+		}
+	}
+	switch {
+	case !streamName.MatchString(s.Name):
+		return fail("name: 1 to 64 of A-Z a-z 0-9 _ - are allowed")
+	case len(s.Names) == 0:
+		return fail("names: there are none")
+	case s.Storage != "file" && s.Storage != "memory":
+		return fail("storage: %.40q is neither file nor memory", s.Storage)
+	case s.Replicas < 1 || s.Replicas > 5:
+		return fail("replicas: %d; 1 to 5 are possible", s.Replicas)
+	case s.MaxAge < 0 || s.MaxBytes < 0 || s.MaxMessages < 0:
+		return fail("max-age, max-bytes, max-messages: they can't be negative")
+	case s.Duplicates < 0 || s.MaxAge > 0 && s.Duplicates > s.MaxAge:
+		return fail("duplicates: %v; 0 to max-age, %v, is possible", s.Duplicates, s.MaxAge)
+	}
+	for _, name := range s.Names {
+		if err := transport.ValidatePattern(name); err != nil {
+			return fail("names: %w", err)
+		}
+		if name == ">" {
+			return fail("names: %q is not possible, because NATS has subjects of its own", name)
+		}
+	}
+	return s, nil
+}
+
+// checkStreams completes the streams of a configuration.
+func checkStreams(streams []Stream) ([]Stream, error) {
+	streams = slices.Clone(streams)
+	known := make(map[string]bool)
+	for i, s := range streams {
+		complete, err := s.complete()
+		if err != nil {
+			return nil, err
+		}
+		if known[s.Name] {
+			return nil, fmt.Errorf("stream %q is there twice", s.Name)
+		}
+		known[s.Name] = true
+		streams[i] = complete
+	}
+	return streams, nil
+}
+
+// configs returns what the server is to know of the stream and those beside it.
+func (s Stream) configs() []jetstream.StreamConfig {
+	storage := storageType(s.Storage)
+	subjects := make([]string, len(s.Names))
+	for i, name := range s.Names {
+		subjects[i] = Subject(name)
+	}
+	return []jetstream.StreamConfig{
+		{
+			Name: s.Name, Description: "messages of postbus", Subjects: subjects,
+			Storage: storage, Replicas: s.Replicas,
+			MaxAge: s.MaxAge, MaxBytes: unlimited(s.MaxBytes), MaxMsgs: unlimited(s.MaxMessages), Duplicates: s.Duplicates,
+		},
+		{
+			Name: s.Name + deadSuffix, Description: "dead letters of " + s.Name, Subjects: []string{deadSubject + s.Name + ".>"},
+			Storage: storage, Replicas: s.Replicas,
+			MaxBytes: -1, MaxMsgs: maxDead, Duplicates: defaultDuplicates,
+		},
+		{
+			Name: s.Name + bookSuffix, Description: "what the users of " + s.Name + " tell each other", Subjects: []string{bookSubject + s.Name + ".>"},
+			Storage: storage, Replicas: s.Replicas,
+			MaxBytes: -1, MaxMsgs: -1, MaxMsgsPerSubject: 1, AllowMsgTTL: true, Duplicates: defaultDuplicates,
+		},
+	}
+}
+
+func storageType(storage string) jetstream.StorageType {
+	if storage == "memory" {
+		return jetstream.MemoryStorage
+	}
+	return jetstream.FileStorage
+}
+
+func unlimited(n int64) int64 {
+	if n == 0 {
+		return -1
+	}
+	return n
+}
+
+// differs says in what a stream on the server is not as it is wanted.
+func differs(want, have jetstream.StreamConfig) error {
+	slices.Sort(want.Subjects)
+	slices.Sort(have.Subjects)
+	for _, f := range []struct {
+		field      string
+		want, have any
+	}{
+		{"names", strings.Join(want.Subjects, " "), strings.Join(have.Subjects, " ")},
+		{"storage", want.Storage.String(), have.Storage.String()},
+		{"replicas", want.Replicas, have.Replicas},
+		{"max-age", want.MaxAge, have.MaxAge},
+		{"max-bytes", want.MaxBytes, have.MaxBytes},
+		{"max-messages", want.MaxMsgs, have.MaxMsgs},
+		{"messages of each subject", unlimited(want.MaxMsgsPerSubject), have.MaxMsgsPerSubject},
+		{"duplicates", want.Duplicates, have.Duplicates},
+		{"retention", want.Retention.String(), have.Retention.String()},
+		{"messages with an age of their own", want.AllowMsgTTL, want.AllowMsgTTL && have.AllowMsgTTL},
+	} {
+		if f.want != f.have {
+			return fmt.Errorf("stream %s: %s: the server has %v, the configuration %v; %w", want.Name, f.field, f.have, f.want, errDiffers)
+		}
+	}
+	return nil
+}
+
+var errDiffers = errors.New("nothing is altered here, so change one of them")
+
+// stream is a stream of the configuration, as a carrier uses it.
+type stream struct {
+	Stream
+	carrier  *Carrier
+	subjects []string
+
+	mu        sync.Mutex
+	ready     bool // it has been found to be as it should be
+	consumers map[string]*consumer
+	// doubtful says that what has been published last may not have been taken. See publish.
+	doubtful bool
+}
+
+func newStream(c *Carrier, s Stream) *stream {
+	return &stream{Stream: s, carrier: c, subjects: s.configs()[0].Subjects, consumers: make(map[string]*consumer)}
+}
+
+// streamOf returns the stream that keeps all messages of a subject, which may have wildcards, or nil.
+func (c *Carrier) streamOf(subject string) *stream {
+	for _, s := range c.streams {
+		for _, outer := range s.subjects {
+			if coversSubject(outer, subject) {
+				return s
+			}
+		}
+	}
+	return nil
+}
+
+// coversSubject reports whether every subject that inner stands for is one that outer stands for.
+func coversSubject(outer, inner string) bool {
+	for {
+		if outer == inner || outer == ">" {
+			return true
+		}
+		o, outerRest, outerMore := strings.Cut(outer, ".")
+		i, innerRest, innerMore := strings.Cut(inner, ".")
+		if i == ">" || o != i && o != "*" || outerMore != innerMore {
+			return false
+		}
+		if !outerMore {
+			return true
+		}
+		outer, inner = outerRest, innerRest
+	}
+}
+
+// ensure creates the stream and those beside it, or checks that they are as they should be, unless that has been done.
+func (s *stream) ensure(ctx context.Context) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ready {
+		return nil
+	}
+	for _, want := range s.configs() {
+		if err := s.ensureOne(ctx, want); err != nil {
+			return err
+		}
+	}
+	s.ready = true
+	return nil
+}
+
+func (s *stream) ensureOne(ctx context.Context, want jetstream.StreamConfig) error {
+	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
+	defer cancel()
+	js := s.carrier.js
+	found, err := js.Stream(ctx, want.Name)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		found, err = js.CreateStream(ctx, want)
+		if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) { // somebody else was faster
+			found, err = js.Stream(ctx, want.Name)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("stream %s: %w", want.Name, jetStreamError(err))
+	}
+	return differs(want, found.CachedInfo().Config)
+}
+
+// jetStreamError says what an error of JetStream means for people, where it does not say so itself.
+func jetStreamError(err error) error {
+	switch {
+	case errors.Is(err, nats.ErrNoResponders), errors.Is(err, jetstream.ErrJetStreamNotEnabled), errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount):
+		return fmt.Errorf("the server has no JetStream, or not for this account, or is only starting: %w", err)
+	case errors.Is(err, nats.ErrReconnectBufExceeded):
+		return fmt.Errorf("there is no connection to a server: %w", err)
+	case errors.Is(err, context.DeadlineExceeded):
+		return fmt.Errorf("%w: the server does not answer: %w", transport.ErrTimeout, err)
+	}
+	return err
+}

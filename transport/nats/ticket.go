@@ -1,0 +1,205 @@
+package nats
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/postbus/postbus/internal/backoff"
+	"github.com/postbus/postbus/internal/order"
+	"github.com/postbus/postbus/transport"
+)
+
+// ticket is the right to settle a delivery. It implements transport.LeasedSettler.
+type ticket struct {
+	member   *member
+	message  *transport.Message
+	key      order.Key
+	seq      uint64
+	attempt  int
+	repeated bool
+	until    atomic.Int64 // when its lease ends, if nothing is heard of the server until then; nanoseconds since start
+	lost     atomic.Bool  // it has ended, or somebody else has the message
+
+	// consumer.mu guards the rest.
+	reply     string // where the server hears of it
+	delivered int    // how often the server has delivered the message
+	uncounted int    // how many of these do not count
+	used      bool
+}
+
+var _ transport.LeasedSettler = (*ticket)(nil)
+
+// start is what leases are measured from: wall clocks jump.
+var start = time.Now()
+
+var (
+	errPassedOn = errors.New("not settled in time: the message has been passed on")
+	errLeased   = errors.New("the lease ended before the server was heard of again: somebody else may have the message")
+)
+
+const (
+	// ackTimeout bounds each attempt to tell the server of an Ack, and ackPatience all of them.
+	ackTimeout  = 5 * time.Second
+	ackPatience = 30 * time.Second
+	// givenBackDelay is how long a message waits that its reader has given back at once.
+	givenBackDelay = 100 * time.Millisecond
+)
+
+// extend makes the lease last from a time on at which the server was asked to.
+func (t *ticket) extend(asked time.Time, lease time.Duration) {
+	t.until.Store(int64(asked.Add(lease).Sub(start)))
+}
+
+// Lost implements transport.LeasedSettler. A durable name has one reader, so nobody else gets what it is silent about.
+func (t *ticket) Lost() bool {
+	if t.lost.Load() {
+		return true
+	}
+	if t.member.consumer.claim != nil || time.Since(start) < time.Duration(t.until.Load()) {
+		return false
+	}
+	t.lost.Store(true) // for good, though the server may be heard of again
+	return true
+}
+
+// settle uses the ticket, unless that has been done. f is called with c.mu held, and what it returns without.
+func (t *ticket) settle(f func(c *consumer) (then func())) (first bool, err error) {
+	c := t.member.consumer
+	c.mu.Lock()
+	switch {
+	case t.used:
+		c.mu.Unlock()
+		return false, nil
+	case c.open[t.seq] != t:
+		c.mu.Unlock()
+		return false, errPassedOn
+	}
+	t.used = true
+	t.member.held--
+	then := f(c)
+	c.mu.Unlock()
+	t.member.hasRoom()
+	if then != nil {
+		then()
+	}
+	return true, nil
+}
+
+// end takes the ticket out of the books, when the server has heard of it.
+func (t *ticket) end() {
+	c := t.member.consumer
+	c.mu.Lock()
+	if c.open[t.seq] == t {
+		delete(c.open, t.seq)
+	}
+	c.mu.Unlock()
+	c.releaseIfIdle()
+}
+
+// Ack implements transport.Settler. It fails when the server does not confirm it for too long, and when the message
+// may have been given to somebody else.
+func (t *ticket) Ack() error {
+	lost := t.Lost()
+	first, err := t.settle(func(c *consumer) func() {
+		c.done(t)
+		return nil
+	})
+	if !first {
+		return err
+	}
+	defer t.end()
+	if lost {
+		return errLeased
+	}
+	return t.tell(wordAck)
+}
+
+// tell tells the server what has become of the message until it has confirmed that.
+func (t *ticket) tell(word []byte) error {
+	c := t.member.consumer
+	ctx, cancel := context.WithTimeout(c.stream.carrier.settling, ackPatience)
+	defer cancel()
+	var failure error
+	for failures := 1; ; failures++ {
+		c.mu.Lock()
+		reply := t.reply
+		c.mu.Unlock()
+		limited, end := context.WithTimeout(ctx, ackTimeout)
+		_, err := c.stream.carrier.conn.RequestWithContext(limited, reply, word)
+		end()
+		if err == nil {
+			return nil
+		}
+		if failure == nil || ctx.Err() == nil {
+			failure = err
+		}
+		if ctx.Err() != nil || t.Lost() || !t.member.puller.pause(ctx, backoff.Delay(failures)) {
+			return fmt.Errorf("%s: the server of stream %s has not confirmed that a message is settled: %w", c.label, c.stream.Name, failure)
+		}
+	}
+}
+
+// Nack implements transport.Settler.
+func (t *ticket) Nack(delay time.Duration, reason string) {
+	m := t.member
+	_, _ = t.settle(func(c *consumer) func() { // if it has been passed on there is nothing to do
+		switch {
+		case delay < 0:
+			delay = 0
+			if m.delivering.Load() {
+				delay = givenBackDelay
+			}
+			m.restAWhile()
+			return func() { c.giveBack(t, delay) }
+		case t.attempt >= m.maxDeliver:
+			c.done(t)
+			return func() { c.bury(t, reason) }
+		}
+		return func() { t.passOnUsed(delay) }
+	})
+}
+
+// Term implements transport.Settler.
+func (t *ticket) Term(reason string) {
+	_, _ = t.settle(func(c *consumer) func() { // if it has been passed on there is nothing to do
+		c.done(t)
+		return func() { c.bury(t, reason) }
+	})
+}
+
+// passOn gives the message back to the server, unless it is settled.
+func (t *ticket) passOn(delay time.Duration) {
+	c := t.member.consumer
+	c.mu.Lock()
+	if t.used || c.open[t.seq] != t {
+		c.mu.Unlock()
+		return
+	}
+	t.member.held--
+	c.mu.Unlock()
+	t.lost.Store(true)
+	t.passOnUsed(delay)
+}
+
+// passOnUsed gives the message back to the server.
+func (t *ticket) passOnUsed(delay time.Duration) {
+	c := t.member.consumer
+	c.mu.Lock()
+	if c.open[t.seq] != t {
+		c.mu.Unlock()
+		return
+	}
+	delete(c.open, t.seq)
+	c.delayed[t.seq] = t.key
+	if t.uncounted > 0 {
+		c.uncounted[t.seq] = t.uncounted
+	}
+	reply := t.reply
+	c.mu.Unlock()
+	c.reply(reply, nak(delay))
+	t.member.hasRoom()
+	c.releaseIfIdle()
+}
