@@ -23,6 +23,7 @@ type Carrier struct {
 	logger  *slog.Logger
 	conn    *nats.Conn
 	inbox   inbox
+	monitor monitor
 	dropped atomic.Uint64 // messages for subscriptions that have ended
 	lost    atomic.Bool   // the connection, and that has been logged
 	closed  atomic.Bool
@@ -65,6 +66,7 @@ func Open(ctx context.Context, config Config, options Options) (*Carrier, error)
 		return nil, err
 	}
 	c.inbox = inbox{carrier: c, address: c.conn.NewInbox(), names: make(map[transport.GID]name)}
+	c.monitor = newMonitor(c)
 	if err := c.openStreams(ctx); err != nil {
 		return nil, errors.Join(fmt.Errorf("nats: %w", err), c.Close(context.Background()))
 	}

@@ -189,20 +189,38 @@ const noResponders = "503"
 type replyAddress struct {
 	subject string
 	plain   bool // the request is of another program, which knows nothing of our fields
+	// endpoint is the number of the one that received the request, at that time. It is 0 if none did.
+	endpoint uint64
+	received time.Time
 }
 
 const plainMark = " plain" // no subject has a blank
 
 // String returns the text that parseReply reads.
 func (r replyAddress) String() string {
+	text := make([]byte, 0, len(r.subject)+len(plainMark)+1+20+1+20)
+	text = append(text, r.subject...)
 	if r.plain {
-		return r.subject + plainMark
+		text = append(text, plainMark...)
 	}
-	return r.subject
+	if r.endpoint != 0 {
+		text = append(text, ' ')
+		text = strconv.AppendUint(text, r.endpoint, 10)
+		text = append(text, ' ')
+		text = strconv.AppendInt(text, r.received.UnixNano(), 10)
+	}
+	return string(text)
 }
 
 func parseReply(text string) (r replyAddress, ok bool) {
-	r.subject, r.plain = strings.CutSuffix(text, plainMark)
+	subject, rest, _ := strings.Cut(text, " ")
+	r.subject = subject
+	if word, after, _ := strings.Cut(rest, " "); word == plainMark[1:] {
+		r.plain, rest = true, after
+	}
+	if number, received, ok := strings.Cut(rest, " "); ok {
+		r.endpoint, r.received = readCount(number), readTime(received)
+	}
 	return r, canAnswer(r.subject)
 }
 

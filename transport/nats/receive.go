@@ -27,6 +27,7 @@ type subscription struct {
 	pattern  bool // the interest's name has wildcards
 	deliver  func(transport.Delivery)
 	sub      *nats.Subscription
+	endpoint *endpoint // of an interest in requests
 	stopped  atomic.Bool
 	slow     atomic.Bool // messages have been dropped, and it has not caught up since
 }
@@ -53,7 +54,13 @@ func (s *subscription) begin() (err error) {
 	if c.closed.Load() {
 		return c.closedError()
 	}
+	if s.interest.Kind == transport.Request {
+		if s.endpoint, err = c.monitor.add(s.interest); err != nil {
+			return err
+		}
+	}
 	if s.sub, err = c.listen(Subject(s.interest.Name), s.interest.Group, s.handle); err != nil {
+		s.leave()
 		return err
 	}
 	c.subscriptions[s] = struct{}{}
@@ -120,6 +127,14 @@ func (s *subscription) end() {
 	}
 	s.carrier.dropped.Add(s.dropped())
 	_ = s.sub.Unsubscribe() // it fails when there is nothing left to end
+	s.leave()
+}
+
+// leave takes the subscription off the monitoring.
+func (s *subscription) leave() {
+	if s.endpoint != nil {
+		s.carrier.monitor.remove(s.endpoint)
+	}
 }
 
 // handle delivers a message that has come. Calls come one at a time.
@@ -168,6 +183,7 @@ func (c *Carrier) isInbox(subject string) bool {
 // request if it can be answered.
 func (s *subscription) message(msg *nats.Msg) *transport.Message {
 	m, ours := read(msg.Header, msg.Data)
+	m.Info.ReceivedTime = time.Now()
 	if ours && m.Kind != s.interest.Kind {
 		return nil
 	}
@@ -178,10 +194,11 @@ func (s *subscription) message(msg *nats.Msg) *transport.Message {
 		reply := s.carrier.replySubject(msg)
 		switch {
 		case canAnswer(reply):
-			m.ReplyTo = replyAddress{subject: reply, plain: !ours}.String()
+			m.ReplyTo = replyAddress{reply, !ours, s.endpoint.number, m.Info.ReceivedTime}.String()
 		case !ours:
 			return nil
 		}
+		s.endpoint.requests.Add(1)
 		if m.From == "" {
 			m.From = reply
 		}
@@ -190,7 +207,6 @@ func (s *subscription) message(msg *nats.Msg) *transport.Message {
 		s.carrier.logger.Warn("nats: a message is lost that can't be read", "subject", msg.Subject, "message_id", m.ID.String(), "error", err)
 		return nil
 	}
-	m.Info.ReceivedTime = time.Now()
 	if m.Info.SourceTime.IsZero() {
 		m.Info.SourceTime = m.Info.ReceivedTime
 	}

@@ -44,7 +44,8 @@ func (c *Carrier) send(ctx context.Context, f *flight, m *transport.Message) *tr
 	}
 	e := envelopes.Get().(*envelope)
 	defer e.release()
-	if err := c.address(e, m); err != nil {
+	to, err := c.address(e, m)
+	if err != nil {
 		return &transport.SendError{Outcome: transport.Permanent, Err: err}
 	}
 	if failed := c.outsource(ctx, e, m); failed != nil {
@@ -61,36 +62,39 @@ func (c *Carrier) send(ctx context.Context, f *flight, m *transport.Message) *tr
 	failed := c.publish(e)
 	if failed == nil {
 		f.taken++
+		if to.endpoint != 0 {
+			c.monitor.answered(to, m)
+		}
 	}
 	return failed
 }
 
-// address makes a message ready to be sent where it belongs.
-func (c *Carrier) address(e *envelope, m *transport.Message) error {
+// address makes a message ready to be sent where it belongs: an answer to the reply address that it returns.
+func (c *Carrier) address(e *envelope, m *transport.Message) (to replyAddress, err error) {
 	switch m.Kind {
 	case transport.TopicMessage:
 		e.msg.Subject = Subject(m.Name)
 	case transport.Request:
 		if err := c.inbox.open(); err != nil {
-			return err
+			return to, err
 		}
 		e.msg.Subject, e.msg.Reply = Subject(m.Name), c.inbox.subject(m)
 	case transport.Response, transport.ErrorResponse:
-		to, ok := replyAddress{}, false
+		ok := false
 		if len(m.To) > 0 {
 			to, ok = parseReply(m.To[0])
 		}
 		if !ok {
-			return fmt.Errorf("%w: the request did not say at which subject its answer is wanted", transport.ErrUndeliverable)
+			return to, fmt.Errorf("%w: the request did not say at which subject its answer is wanted", transport.ErrUndeliverable)
 		}
 		e.msg.Subject = to.subject
 		if to.plain {
 			e.writePlain(m)
-			return nil
+			return to, nil
 		}
 		e.set(headerSubject, m.Name)
 	}
-	return e.write(m, c.inbox.address)
+	return to, e.write(m, c.inbox.address)
 }
 
 // writePlain makes the answer to a request of another program ready: the payload as it is, and the
