@@ -77,11 +77,12 @@ func Open(ctx context.Context, config Config, options Options) (*Carrier, error)
 func (c *Carrier) connect(ctx context.Context, opts []nats.Option, offline bool) (*nats.Conn, error) {
 	c.ending.Add(1)
 	opts = append(opts,
-		nats.ClosedHandler(func(*nats.Conn) { c.ending.Done() }),
+		nats.ClosedHandler(func(conn *nats.Conn) { c.noteEnd(conn) }),
+		nats.ConnectHandler(c.noteConnected),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) { c.noteLost(err) }),
 		nats.ReconnectHandler(c.noteConnected),
 		nats.ReconnectErrHandler(func(_ *nats.Conn, err error) { c.noteLost(err) }),
-		nats.ErrorHandler(func(_ *nats.Conn, sub *nats.Subscription, err error) { c.noteError(sub, err) }),
+		nats.ErrorHandler(c.noteError),
 	)
 	conn, err := dial(ctx, c.config, opts)
 	if err == nil {
@@ -140,13 +141,22 @@ func (c *Carrier) noteConnected(conn *nats.Conn) {
 	}
 }
 
+// noteEnd notes that the connection has ended for good. Apart from Close it does when the server speaks of an error that
+// nats.go does not know.
+func (c *Carrier) noteEnd(conn *nats.Conn) {
+	if !c.closed.Load() {
+		c.logger.Error("nats: the connection has ended for good, the node must be opened anew", "servers", c.config.where(), "error", conn.LastError())
+	}
+	c.ending.Done()
+}
+
 // noteError logs what the server or nats.go says apart from any call.
-func (c *Carrier) noteError(sub *nats.Subscription, err error) {
+func (c *Carrier) noteError(conn *nats.Conn, sub *nats.Subscription, err error) {
 	if errors.Is(err, nats.ErrSlowConsumer) && sub != nil {
 		c.noteSlow(sub)
 		return
 	}
-	c.logger.Warn("nats: the server complains", "server", c.conn.ConnectedUrlRedacted(), "error", err)
+	c.logger.Warn("nats: the server complains", "server", conn.ConnectedUrlRedacted(), "error", err)
 }
 
 // Address implements transport.Sender: it returns the subject below which the carrier gets its answers.

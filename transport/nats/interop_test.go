@@ -341,3 +341,15 @@ func roundTrip(t testing.TB, node *transport.Node) {
 	check(t, err)
 	check(t, sub.Close())
 }
+
+// callEcho calls the service u1.echo, which upper serves.
+func callEcho(t testing.TB, node *transport.Node) {
+	t.Helper()
+	client, err := service.NewClient(node, "u1.echo")
+	check(t, err)
+	m, err := client.Call(limited(t), []byte("hello"))
+	check(t, err)
+	if string(m.Body) != "HELLO" {
+		t.Errorf("got the answer %q", m.Body)
+	}
+}
