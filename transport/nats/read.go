@@ -31,7 +31,9 @@ func read(header nats.Header, body []byte) (m *transport.Message, ours bool) {
 	case m.ID.IsZero():
 		m.ID = parseID(first(header, headerDedup))
 	case m.From == "":
-		m.From = id[strings.LastIndexByte(id, '@')+1:]
+		if host := strings.TrimSuffix(id[strings.LastIndexByte(id, '@')+1:], ">"); validID(host) == nil {
+			m.From = host
+		}
 	}
 	switch {
 	case code != nil:
