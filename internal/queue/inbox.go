@@ -20,7 +20,7 @@ type Options struct {
 	// QoS bounds the queue. Of an interest that tracks its deliveries only the Lifespan counts.
 	QoS transport.QoS
 	// Leftover gets what is in the queue when the inbox is closed and no handler is there to
-	// work it off, if the deliveries are not tracked.
+	// work it off, if it can't be given back to the carrier.
 	Leftover Handler
 	// Admit is asked about each delivery before it is queued; false says that it has been
 	// taken care of. It does not block. The inbox may still be on its way out of Attach.
@@ -144,9 +144,9 @@ func (in *Inbox) Deliver(d transport.Delivery) {
 			in.full.Store(false)
 		}
 		return
-	case in.qos.KeepAll && !in.full.Swap(true):
+	case (in.qos.KeepAll || in.tracked) && !in.full.Swap(true):
 		in.node.Logger().Warn("queue full, messages are dropped: the reader is too slow",
-			"name", in.name, "messages", transport.KeepAllMessages, "bytes", transport.KeepAllBytes)
+			"name", in.name, "messages", in.depth, "bytes", transport.KeepAllBytes)
 	}
 	if in.refused != nil {
 		in.refused(d)

@@ -30,7 +30,7 @@ type Queue struct {
 	// What both sides look at and seldom changes stands between what either changes all the time: those
 	// are in different cache lines.
 	closed  atomic.Bool // changed with both locks held
-	tracked bool        // nothing is dropped: what can't be kept is given back
+	tracked bool        // what can't be kept is given back, if it has a settler
 	qos     transport.QoS
 	depth   int
 	work    background
@@ -64,7 +64,9 @@ func New(qos transport.QoS) *Queue {
 // NewTracked returns an empty queue of deliveries that wait for being settled. It drops nothing
 // but what is older than lifespan, unless that is zero: the carrier keeps to the interest's
 // InFlight, and what is beyond transport.MaxInFlight all the same, or in the queue when it is closed, is
-// given back to the carrier.
+// given back to the carrier. A delivery without a settler, as that of a group that the carrier only shares out among its
+// members, can't be: it is dropped when there is no room for it, or its body is beyond
+// transport.KeepAllBytes, and stays in the queue when that is closed.
 func NewTracked(lifespan time.Duration) *Queue {
 	q := New(transport.QoS{Depth: transport.MaxInFlight, Lifespan: lifespan})
 	q.tracked = true
@@ -82,7 +84,7 @@ const (
 // the new one.
 func (q *Queue) Push(d transport.Delivery) bool {
 	q.mu.Lock()
-	if q.closed.Load() || q.fullLocked(len(d.Message.Body)) {
+	if q.closed.Load() || q.fullLocked(&d) {
 		q.mu.Unlock()
 		return q.pushFull(d)
 	}
@@ -101,12 +103,12 @@ func (q *Queue) pushFull(d transport.Delivery) bool {
 		return true
 	}
 	var expired []transport.Delivery
-	full := q.reallyFullLocked(len(d.Message.Body))
+	full := q.reallyFullLocked(&d)
 	if full {
 		expired = q.refillLocked()
-		full = q.reallyFullLocked(len(d.Message.Body))
+		full = q.reallyFullLocked(&d)
 	}
-	if full && q.tracked {
+	if full && q.tracked && d.Settler != nil {
 		q.unlock()
 		q.dismiss(expired)
 		d.Nack(fullDelay, "queue full")
@@ -114,8 +116,9 @@ func (q *Queue) pushFull(d transport.Delivery) bool {
 	}
 	if full {
 		q.dropped.Add(1)
-		if q.qos.KeepAll || q.qos.KeepFirst {
+		if q.qos.KeepAll || q.qos.KeepFirst || q.tracked {
 			q.unlock()
+			q.dismiss(expired)
 			return false
 		}
 		q.take() // refillLocked has put it there
@@ -235,8 +238,8 @@ func (q *Queue) Watch(wake func()) (stop func()) { return q.watchers.Watch(wake)
 // Dropped returns how many deliveries were dropped: pushed out, refused or too old.
 func (q *Queue) Dropped() uint64 { return q.dropped.Load() }
 
-// Close makes Pop return once the queue is empty, and further Pushes do nothing. A tracked queue is
-// empty at once: what is in it is given back.
+// Close makes Pop return once the queue is empty, and further Pushes do nothing. What can be given back to
+// the carrier is, at once.
 func (q *Queue) Close() {
 	q.lock()
 	if q.closed.Swap(true) {
@@ -245,8 +248,15 @@ func (q *Queue) Close() {
 	}
 	var left []transport.Delivery
 	if q.tracked {
-		left = slices.Concat(q.out[q.next:], q.in)
+		all := slices.Concat(q.out[q.next:], q.in)
 		q.out, q.next, q.outBytes, q.in, q.inBytes = nil, 0, 0, nil, 0
+		for _, d := range all {
+			if d.Settler != nil {
+				left = append(left, d)
+			} else {
+				q.addLocked(d)
+			}
+		}
 	}
 	q.unlock()
 	for _, d := range left {
@@ -308,16 +318,16 @@ func (q *Queue) unlock() {
 	q.reading.Unlock()
 }
 
-// fullLocked reports whether there may be no room for a body of this size. q.mu is held.
-func (q *Queue) fullLocked(size int) bool {
+// fullLocked reports whether there may be no room for a delivery. q.mu is held.
+func (q *Queue) fullLocked(d *transport.Delivery) bool {
 	return q.ahead+len(q.in) >= q.depth ||
-		q.qos.KeepAll && q.aheadBytes+q.inBytes+size > transport.KeepAllBytes
+		(q.qos.KeepAll || q.tracked && d.Settler == nil) && q.aheadBytes+q.inBytes+len(d.Message.Body) > transport.KeepAllBytes
 }
 
-// reallyFullLocked reports whether there is no room for a body of this size. Both locks are held.
-func (q *Queue) reallyFullLocked(size int) bool {
+// reallyFullLocked reports whether there is no room for a delivery. Both locks are held.
+func (q *Queue) reallyFullLocked(d *transport.Delivery) bool {
 	q.ahead, q.aheadBytes = len(q.out)-q.next, q.outBytes
-	return q.fullLocked(size)
+	return q.fullLocked(d)
 }
 
 // addLocked adds a delivery. q.mu is held.

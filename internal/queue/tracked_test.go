@@ -68,6 +68,51 @@ func tracked(seq uint64) (transport.Delivery, *fate) {
 	return d, f
 }
 
+// TestTrackedQueueWithoutSettlers has deliveries that can't be given back: those of a group whose carrier only shares them out.
+func TestTrackedQueueWithoutSettlers(t *testing.T) {
+	q := queue.NewTracked(0)
+	for seq := range uint64(transport.MaxInFlight) {
+		if !q.Push(numbered(seq)) {
+			t.Fatalf("message %d was dropped", seq)
+		}
+	}
+	if q.Push(numbered(transport.MaxInFlight)) || q.Dropped() != 1 {
+		t.Errorf("one message too many was not dropped, but %d", q.Dropped())
+	}
+	if d, ok := q.TryPop(); !ok || d.Message.Info.Sequence != 0 {
+		t.Errorf("got %+v, %v", d.Message, ok)
+	}
+	d, fate := tracked(7777)
+	q.Push(d)
+	q.Close()
+	fate.check(t, "the one with a settler", false, -1, "the reader has been closed")
+	for seq := uint64(1); seq < transport.MaxInFlight; seq++ {
+		if d, ok := q.TryPop(); !ok || d.Message.Info.Sequence != seq {
+			t.Fatalf("message %d is gone when the queue is closed", seq)
+		}
+	}
+	if _, ok := q.TryPop(); ok {
+		t.Error("there is one more")
+	}
+}
+
+// TestTrackedQueueOfLargeBodies bounds what can't be given back, and only that, in bytes.
+func TestTrackedQueueOfLargeBodies(t *testing.T) {
+	q := queue.NewTracked(0)
+	body := make([]byte, transport.KeepAllBytes/4)
+	for seq := range uint64(5) {
+		d := numbered(seq)
+		d.Message.Body = body
+		if ok := q.Push(d); ok != (seq < 4) {
+			t.Errorf("message %d was kept: %v", seq, ok)
+		}
+	}
+	d, fate := tracked(5)
+	d.Message.Body = body
+	q.Push(d)
+	fate.check(t, "the one with a settler", false, 0, "")
+}
+
 func TestTrackedQueueGivesBack(t *testing.T) {
 	q := queue.NewTracked(0)
 	var fates []*fate

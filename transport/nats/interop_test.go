@@ -277,6 +277,28 @@ func TestQueueGroup(t *testing.T) {
 	}
 }
 
+// TestGroupServerCloses closes a member that has requests in its queue: nobody else gets them, so their callers are told.
+func TestGroupServerCloses(t *testing.T) {
+	s := startServer(t, nil)
+	node := openNode(t, config(s))
+	server, err := service.NewServer(node, "u1.echo", service.Group("g"))
+	check(t, err)
+	client, err := service.NewClient(node, "u1.echo")
+	check(t, err)
+	number, err := client.Send(limited(t), []byte("x"))
+	check(t, err)
+	arrived := make(chan struct{}, 10)
+	defer server.Watch(func() { arrived <- struct{}{} })()
+	for !server.Ready() {
+		<-arrived
+	}
+	check(t, server.Close())
+	_, err = client.Response(limited(t), number)
+	if remote, ok := errors.AsType[*transport.RemoteError](err); !ok || remote.Code != service.CodeClosing {
+		t.Errorf("got the error %v", err)
+	}
+}
+
 // TestMonitoring asks what "nats micro list", "info" and "stats" ask.
 func TestMonitoring(t *testing.T) {
 	s := startServer(t, nil)
