@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -19,6 +20,7 @@ type inbox struct {
 	carrier    *Carrier
 	address    string
 	dispatcher transport.Dispatcher // of interests in answers, and in what could not be delivered
+	opened     atomic.Bool          // there is sub
 
 	dispatching sync.Mutex // held while an answer is delivered
 
@@ -36,6 +38,9 @@ type name struct {
 // open begins the subscription, unless that has been done. It needs no round trip: the server hears of it before
 // it gets the first request.
 func (b *inbox) open() error {
+	if b.opened.Load() {
+		return nil
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.sub != nil {
@@ -48,6 +53,7 @@ func (b *inbox) open() error {
 	if b.sub, err = b.carrier.listen(b.address+".>", "", b.handle); err != nil {
 		return fmt.Errorf("nats: %w", err)
 	}
+	b.opened.Store(true)
 	return nil
 }
 
