@@ -47,6 +47,11 @@
 // not run its handler. Only a request without a deadline, as a person's is, can be handled twice in
 // this way. If the answer is refused for good the request becomes a dead letter.
 //
+// # Results that may be used again
+//
+// A server with a [Cache] answers the same request with the result that it has, for as long as that may
+// be used, and runs its handler once for all that ask at the same time.
+//
 // # Close
 //
 // A server that is closed answers what has arrived: see [Server.Close]. If its answers can't be sent

@@ -13,6 +13,8 @@ type ServerOption interface{ server(*serving) }
 type serving struct {
 	interest    transport.Interest
 	concurrency int
+	cached      bool
+	ttl         time.Duration // of what is cached
 }
 
 // ConcurrencyOption is an option of servers. See Concurrency.

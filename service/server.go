@@ -35,6 +35,7 @@ type Server struct {
 	concurrency int
 	sequence    atomic.Uint64
 	kept        kept
+	cache       *cache // nil without the option
 	// lastWord returns until when a closed server sends what it has to say to those that it has
 	// not handled: half a minute from the first time that it is called.
 	lastWord func() time.Time
@@ -44,7 +45,7 @@ type Server struct {
 // pattern (see transport.ValidatePattern). Requests wait in a queue with the bounds of
 // transport.QoS.KeepAll; those of a durable server or group with the carrier. Errors: those of
 // transport.Node.Receive; one that wraps transport.ErrNotSupported if the carrier can't do what an
-// option asks for.
+// option asks for; a Cache for no time.
 func NewServer(node *transport.Node, name string, options ...ServerOption) (*Server, error) {
 	o := serving{interest: transport.Interest{Kind: transport.Request, Name: name}, concurrency: DefaultConcurrency}
 	for _, option := range options {
@@ -56,6 +57,9 @@ func NewServer(node *transport.Node, name string, options ...ServerOption) (*Ser
 	s := &Server{node: node, name: name, gid: transport.NewGID(), concurrency: o.concurrency}
 	s.lastWord = sync.OnceValue(func() time.Time { return time.Now().Add(answerTimeout) })
 	var err error
+	if s.cache, err = newCache(s, &o); err != nil {
+		return nil, err
+	}
 	s.inbox, err = queue.Attach(node, o.interest, queue.Options{
 		QoS:      transport.QoS{KeepAll: true},
 		Leftover: s.turnAway,
@@ -174,6 +178,9 @@ type handlerFunc func(context.Context, *transport.Message) (body []byte, content
 
 // handle is Handle for a handlerFunc.
 func (s *Server) handle(handler handlerFunc) error {
+	if s.cache != nil {
+		handler = s.cache.handler(handler)
+	}
 	err := s.inbox.Handle(s.concurrency, func(ctx context.Context, d transport.Delivery) {
 		s.answer(ctx, s.request(d), handler)
 	})
@@ -193,7 +200,7 @@ func (s *Server) answer(ctx context.Context, r *Request, handler handlerFunc) {
 	returned := false
 	defer func() {
 		if !returned {
-			err = s.mishap(r, recover())
+			err = s.mishap(r.Message, recover())
 		}
 		s.send(&contexts.sending, r, body, contentType, err)
 	}()
@@ -204,12 +211,12 @@ func (s *Server) answer(ctx context.Context, r *Request, handler handlerFunc) {
 
 // mishap returns the answer to a request whose handler did not return, but panicked or, if p is nil, ended
 // its goroutine.
-func (s *Server) mishap(r *Request, p any) error {
+func (s *Server) mishap(m *transport.Message, p any) error {
 	if p == nil {
 		return &transport.RemoteError{Code: CodeError, Text: "the handler ended without an answer"}
 	}
 	s.node.Logger().Error("handler of service panicked",
-		"name", r.Name, "message_id", r.ID.String(), "panic", p, "stack", string(debug.Stack()))
+		"name", m.Name, "message_id", m.ID.String(), "panic", p, "stack", string(debug.Stack()))
 	return &transport.RemoteError{Code: CodeError, Text: "the handler panicked"}
 }
 
