@@ -75,11 +75,12 @@ type Config struct {
 	// Without it there are no durable interests.
 	State string
 
-	// Routes, Outbox and Intraprocess are not the carrier's: whoever makes the node
-	// passes the first on in transport.Options, puts an outbox in front of the carrier, and takes the
-	// in-process carrier instead of this one if the last is set.
+	// Routes, Outbox, NATS and Intraprocess are not the carrier's: whoever makes the node
+	// passes the first on in transport.Options, puts an outbox in front of the carrier, and takes that of NATS
+	// instead of this one if the third names servers, or the in-process carrier if the last is set.
 	Routes       transport.Routes
 	Outbox       Outbox
+	NATS         NATS
 	Intraprocess bool
 }
 
@@ -128,10 +129,12 @@ func ParseConfig(data []byte, path string) (Config, error) {
 	}
 	var c Config
 	p := &parser{file: path}
-	c.settings(filepath.Dir(path))(p, "", root.Content[0])
+	file := root.Content[0]
+	onMail := nodeAt(file, "nats") == resolve(file) // there is no such key
+	c.settings(filepath.Dir(path), onMail)(p, "", file)
 	if len(p.errs) == 0 {
-		if wrong, ok := errors.AsType[keyError](c.together()); ok {
-			p.fail(nodeAt(root.Content[0], wrong.key), wrong.key, wrong.err)
+		if wrong, ok := errors.AsType[keyError](c.inFile(onMail)); ok {
+			p.fail(nodeAt(file, wrong.key), wrong.key, wrong.err)
 		}
 	}
 	if len(p.errs) > 0 {
@@ -140,8 +143,8 @@ func ParseConfig(data []byte, path string) (Config, error) {
 	return c, nil
 }
 
-// settings returns the file's format, which fills in c.
-func (c *Config) settings(folder string) value {
+// settings returns the file's format, which fills in c. A program on NATS needs no mail account.
+func (c *Config) settings(folder string, onMail bool) value {
 	fromFile := func(set func([]byte) error) func(string) error {
 		return func(path string) error {
 			if !filepath.IsAbs(path) {
@@ -155,7 +158,7 @@ func (c *Config) settings(folder string) value {
 		}
 	}
 	return section(
-		setting{key: "email", required: true, value: section(
+		setting{key: "email", required: onMail, value: section(
 			setting{key: "polling-period", value: count(&c.PollingPeriod)},
 			setting{key: "intraprocess", value: boolean(&c.Intraprocess)},
 			setting{key: "user", required: true, value: c.user(fromFile)},
@@ -175,6 +178,7 @@ func (c *Config) settings(folder string) value {
 			setting{key: "compat", value: text(rmwEmail(&c.RMWEmail))},
 			setting{key: "batch", value: c.Batch.settings()},
 		)},
+		setting{key: "nats", value: c.NATS.settings(folder)},
 		setting{key: "routes", value: list(c.route)},
 		setting{key: "state", value: text(func(path string) error {
 			if !filepath.IsAbs(path) {

@@ -36,12 +36,7 @@ func (o *Outbox) settings(folder string) value {
 		})},
 		setting{key: "max-entries", value: limit(&o.MaxEntries)},
 		setting{key: "max-bytes", value: limit(&o.MaxBytes)},
-		setting{key: "max-age", value: text(func(s string) (err error) {
-			if o.MaxAge, err = time.ParseDuration(s); err != nil || o.MaxAge <= 0 {
-				return fmt.Errorf("%q is not a time greater than 0, such as 90m or 48h", s)
-			}
-			return nil
-		})},
+		setting{key: "max-age", value: duration(&o.MaxAge)},
 		setting{key: "when-full", value: text(func(s string) error {
 			if s != "refuse" && s != "drop-oldest" {
 				return fmt.Errorf("%q is not known; the values are refuse and drop-oldest", s)

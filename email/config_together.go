@@ -18,7 +18,18 @@ type keyError struct {
 func (e keyError) Error() string { return e.key + ": " + e.err.Error() }
 func (e keyError) Unwrap() error { return e.err }
 
-// together checks what goes together.
+// inFile checks what goes together in a file, which says nothing of a mail account if it need not.
+func (c *Config) inFile(onMail bool) error {
+	if c.Intraprocess && len(c.NATS.Servers) > 0 {
+		return keyError{"nats", errors.New("email.intraprocess says that messages stay in the process")}
+	}
+	if !onMail && c.SMTP == "" {
+		return nil
+	}
+	return c.together()
+}
+
+// together checks what goes together of a mail account.
 func (c *Config) together() error {
 	if err := c.Batch.check(); err != nil {
 		return err

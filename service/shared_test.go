@@ -25,19 +25,21 @@ type place struct {
 	values   map[string][]byte
 	accesses int
 	err      error // of every access
-	hangs    bool  // an access takes as long as it may
+	hangs    int   // so many accesses take as long as they may
 }
 
 func newPlace() *place { return &place{values: make(map[string][]byte)} }
 
 func (p *place) access(ctx context.Context, f func()) error {
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	p.accesses++
-	if p.hangs {
+	if p.hangs > 0 {
+		p.hangs--
+		p.mu.Unlock()
 		<-ctx.Done()
 		return ctx.Err()
 	}
+	defer p.mu.Unlock()
 	if p.err == nil {
 		f()
 	}
@@ -187,7 +189,7 @@ func TestPlaceThatHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPlace()
 		s := newSite(t, with(p), time.Millisecond)
-		p.set(func() { p.hangs = true })
+		p.set(func() { p.hangs = 1 << 10 })
 		for i, most := range []time.Duration{500 * time.Millisecond, 0, 0} {
 			begin := time.Now()
 			if call(t, s.client, "q"); time.Since(begin) > most {
@@ -206,14 +208,13 @@ func TestPlaceAndCallerWithoutTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPlace()
 		s := newSite(t, with(p), time.Hour)
-		p.set(func() { p.hangs = true })
+		p.set(func() { p.hangs = 1 })
 		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 		defer cancel()
 		if answer, err := s.client.Call(ctx, []byte("q")); err == nil {
 			t.Errorf("answer %v", answer)
 		}
 		synctest.Wait()
-		p.set(func() { p.hangs = false })
 		call(t, s.client, "other")
 		if len(p.values) == 0 || s.log.count("can't be shared") != 0 {
 			t.Errorf("%d values, log:\n%s", len(p.values), s.log.text.String())
