@@ -31,6 +31,7 @@ import (
 	"github.com/postbus/postbus/email"
 	"github.com/postbus/postbus/intraprocess"
 	"github.com/postbus/postbus/transport"
+	"github.com/postbus/postbus/transport/nats"
 	"github.com/postbus/postbus/transport/outbox"
 )
 
@@ -75,15 +76,9 @@ func OpenConfig(ctx context.Context, config email.Config, options *transport.Opt
 	if o.MaxBody == 0 {
 		o.MaxBody = config.MaxBody
 	}
-	var carrier transport.Carrier
-	if config.Intraprocess {
-		carrier = processBus().Attach()
-	} else {
-		mail, err := email.Open(ctx, config, email.Options{Logger: o.Logger, Offline: config.Outbox.File != "" || config.State != ""})
-		if err != nil {
-			return nil, err
-		}
-		carrier = mail
+	carrier, err := openCarrier(ctx, config, o.Logger)
+	if err != nil {
+		return nil, err
 	}
 	if config.Outbox.File != "" {
 		box, err := outbox.Open(carrier, outboxOptions(config, o.Logger))
@@ -93,6 +88,41 @@ func OpenConfig(ctx context.Context, config email.Config, options *transport.Opt
 		carrier = box
 	}
 	return New(carrier, &o)
+}
+
+// openCarrier opens the carrier that the configuration asks for.
+func openCarrier(ctx context.Context, config email.Config, logger *slog.Logger) (transport.Carrier, error) {
+	buffered := config.Outbox.File != ""
+	switch {
+	case config.Intraprocess:
+		return processBus().Attach(), nil
+	case len(config.NATS.Servers) > 0:
+		carrier, err := nats.Open(ctx, natsConfig(config.NATS), nats.Options{Logger: logger, Offline: buffered})
+		if err != nil {
+			return nil, err
+		}
+		return carrier, nil
+	}
+	carrier, err := email.Open(ctx, config, email.Options{Logger: logger, Offline: buffered || config.State != ""})
+	if err != nil {
+		return nil, err
+	}
+	return carrier, nil
+}
+
+// natsConfig returns what the section nats of a configuration means.
+func natsConfig(c email.NATS) nats.Config {
+	config := nats.Config{
+		Servers: c.Servers, Name: c.Name, Version: c.Version, Description: c.Description,
+		User: c.User, Password: c.Password, Token: c.Token, Credentials: c.Credentials, NKey: c.NKey,
+		CA: c.CA, Certificate: c.Certificate, Key: c.Key, InboxPrefix: c.InboxPrefix,
+		Objects: nats.Objects(c.Objects),
+		Cache:   nats.Cache{Bucket: c.Cache.Bucket, MaxBytes: c.Cache.MaxBytes, Storage: c.Cache.Storage, Replicas: c.Cache.Replicas},
+	}
+	for _, s := range c.Streams {
+		config.Streams = append(config.Streams, nats.Stream(s))
+	}
+	return config
 }
 
 func outboxOptions(config email.Config, logger *slog.Logger) outbox.Options {

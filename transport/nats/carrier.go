@@ -31,6 +31,7 @@ type Carrier struct {
 	js      jetstream.JetStream
 	streams []*stream
 	bucket  *bucket // for large bodies; nil if there is none
+	cache   *cache  // nil if there is none
 	// background ends when Close begins, and settling when it does not wait any longer.
 	background, settling context.Context
 	stop, giveUp         context.CancelFunc

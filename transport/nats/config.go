@@ -48,6 +48,8 @@ type Config struct {
 	// bodies are kept that are too large for the server.
 	Streams []Stream
 	Objects Objects
+	// Cache is where the servers of a service share results.
+	Cache Cache
 }
 
 // Options are the options of a carrier that only a program can give. The zero value is useful.

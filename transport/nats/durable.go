@@ -29,6 +29,9 @@ func (c *Carrier) openStreams(ctx context.Context) error {
 	if c.config.Objects.Bucket != "" {
 		c.bucket = &bucket{Objects: c.config.Objects, carrier: c}
 	}
+	if c.config.Cache.Bucket != "" {
+		c.cache = &cache{Cache: c.config.Cache, js: js}
+	}
 	if !c.conn.IsConnected() {
 		return nil
 	}
@@ -38,7 +41,12 @@ func (c *Carrier) openStreams(ctx context.Context) error {
 		}
 	}
 	if c.bucket != nil {
-		_, err = c.bucket.open(ctx)
+		if _, err = c.bucket.open(ctx); err != nil {
+			return err
+		}
+	}
+	if c.cache != nil {
+		_, err = c.cache.open(ctx)
 	}
 	return err
 }
@@ -49,7 +57,10 @@ func (c Config) completeStreams() (Config, error) {
 	if c.Streams, err = checkStreams(c.Streams); err != nil {
 		return c, err
 	}
-	c.Objects, err = c.Objects.complete()
+	if c.Objects, err = c.Objects.complete(); err != nil {
+		return c, err
+	}
+	c.Cache, err = c.Cache.complete()
 	return c, err
 }
 
