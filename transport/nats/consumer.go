@@ -51,7 +51,7 @@ type consumer struct {
 const (
 	// durableLease is for how long a message of a durable name is its reader's without a word of it. Nobody
 	// else takes it meanwhile or after, so it only says how soon what was lost on the way, or with a process, comes again.
-	durableLease = 3 * time.Second
+	durableLease = 2 * time.Second
 	// leaseMargin is how much later than at its end a lease has certainly ended.
 	leaseMargin = 250 * time.Millisecond
 	// unsettledMessages is how many messages of a consumer may be unsettled or delayed; then the server holds

@@ -1,0 +1,126 @@
+package nats_test
+
+import (
+	"fmt"
+	"net"
+	"net/url"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/postbus/postbus/transport"
+	"github.com/postbus/postbus/transport/nats"
+)
+
+// startCluster starts three servers that keep what they are told together, until the test ends.
+func startCluster(t testing.TB) []*server.Server {
+	t.Helper()
+	const size = 3
+	var ports []int
+	var routes []*url.URL
+	for range size { // they have to know each other from the beginning
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		ports = append(ports, l.Addr().(*net.TCPAddr).Port)
+		routes = append(routes, &url.URL{Scheme: "nats", Host: l.Addr().String()})
+		l.Close()
+	}
+	var servers []*server.Server
+	for i, port := range ports {
+		options := withJetStream(t)
+		servers = append(servers, startServer(t, func(o *server.Options) {
+			options(o)
+			o.ServerName = fmt.Sprintf("s%d", i+1)
+			o.Cluster = server.ClusterOpts{Name: "c", Host: "127.0.0.1", Port: port}
+			o.Routes = routes
+		}))
+	}
+	await(t, "the servers find a leader", func() bool {
+		for _, s := range servers {
+			if s.JetStreamIsLeader() {
+				return len(s.JetStreamClusterPeers()) == size
+			}
+		}
+		return false
+	})
+	return servers
+}
+
+// await waits for something that nobody tells.
+func await(t testing.TB, what string, done func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(timeout); !done(); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%s: not within %v", what, timeout)
+		}
+	}
+}
+
+// Of three servers the one that leads the stream is stopped. Nothing is lost, handled twice or out of order.
+func TestClusterWithoutOneServer(t *testing.T) {
+	servers := startCluster(t)
+	c := nats.Config{Streams: []nats.Stream{{Name: "KEPT", Names: []string{"/>"}, Replicas: 3}}}
+	for _, s := range servers {
+		c.Servers = append(c.Servers, s.ClientURL())
+	}
+	pub, sub := newPublisher(newNode(t, c)), newNode(t, c)
+	got, _ := receive(t, sub, durable())
+	shared, _ := receive(t, sub, inGroup())
+
+	const n = 400
+	var publishing sync.WaitGroup
+	publishing.Go(func() { pub.publish(t, n) })
+	defer publishing.Wait()
+	seen := make(map[uint64]bool)
+	for want := uint64(1); want <= n; want++ {
+		if want == n/4 {
+			stopServer(leader(t, servers))
+		}
+		d := got.next()
+		if seq := d.Message.Info.Sequence; seq != want {
+			t.Fatalf("message %d came to the durable interest in attempt %d, want %d", seq, d.Attempt, want)
+		}
+		ack(t, d)
+		d = shared.next()
+		if seq := d.Message.Info.Sequence; seen[seq] {
+			t.Errorf("message %d came to the group twice", seq)
+		} else {
+			seen[seq] = true
+		}
+		ack(t, d)
+	}
+	got.empty(50 * time.Millisecond)
+	shared.empty(50 * time.Millisecond)
+}
+
+func ack(t testing.TB, d transport.Delivery) {
+	t.Helper()
+	if err := d.Ack(); err != nil {
+		t.Errorf("ack message %d: %v", d.Message.Info.Sequence, err)
+	}
+}
+
+// leader returns the server that leads the stream.
+func leader(t testing.TB, servers []*server.Server) *server.Server {
+	t.Helper()
+	js, err := jetstream.New(connect(t, servers[0]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	stream, err := js.Stream(limited(t), "KEPT")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range servers {
+		if s.Name() == stream.CachedInfo().Cluster.Leader {
+			return s
+		}
+	}
+	t.Fatal("the stream has no leader")
+	return nil
+}
