@@ -198,7 +198,7 @@ func (l *claim) releaseIfIdle(ctx context.Context) {
 func (l *claim) releaseLocked(ctx context.Context) {
 	if l.number != 0 {
 		l.consumer.mu.Lock()
-		left := l.consumer.atServer()
+		_, left := l.consumer.atServer()
 		l.consumer.mu.Unlock()
 		_, _ = l.write(ctx, claimed{Left: left}, l.number) // else they find that nobody is there
 		l.number = 0

@@ -63,6 +63,7 @@ func await(t testing.TB, what string, done func() bool) {
 
 // Of three servers the one that leads the stream is stopped. Nothing is lost, handled twice or out of order.
 func TestClusterWithoutOneServer(t *testing.T) {
+	t.Parallel()
 	servers := startCluster(t)
 	c := nats.Config{Streams: []nats.Stream{{Name: "KEPT", Names: []string{"/>"}, Replicas: 3}}}
 	for _, s := range servers {

@@ -34,6 +34,7 @@ type consumer struct {
 	book     book
 	claim    *claim // of a durable name
 	back     backlog
+	opened   chan struct{} // gets an element when something is open
 
 	mu      sync.Mutex
 	members []*member            // that are there
@@ -81,7 +82,8 @@ func (s *stream) consumer(in transport.Interest) (*consumer, error) {
 	if c == nil {
 		c = &consumer{
 			stream: s, name: name, label: label, interest: in, lease: durableLease, book: book{s, name},
-			open: make(map[uint64]*ticket), known: make(map[order.Key]uint64), delayed: make(map[uint64]order.Key), uncounted: make(map[uint64]int),
+			opened: make(chan struct{}, 1),
+			open:   make(map[uint64]*ticket), known: make(map[order.Key]uint64), delayed: make(map[uint64]order.Key), uncounted: make(map[uint64]int),
 		}
 		if in.Group != "" {
 			c.lease = cmp.Or(in.Lease, transport.DefaultLease)
@@ -236,8 +238,12 @@ func (c *consumer) unsettled() []*ticket {
 	return all
 }
 
-// atServer returns how many messages the server has to have as unsettled, if nothing was lost.
-func (c *consumer) atServer() int { return len(c.open) + len(c.delayed) + c.waiting }
+// atServer returns how many messages the server has as unsettled, if nothing was lost: at least, and at most, for it may not
+// know yet of some that they are settled.
+func (c *consumer) atServer() (least, most int) {
+	most = len(c.open) + len(c.delayed) + c.waiting
+	return most - len(c.open) + len(c.unsettled()), most
+}
 
 // forget takes a message out of the books.
 func (c *consumer) forget(seq uint64, key order.Key) {

@@ -15,14 +15,14 @@ import (
 // openStreams gets the streams and the bucket of the configuration ready. While there is no connection that waits until they are
 // needed.
 func (c *Carrier) openStreams(ctx context.Context) error {
+	c.background, c.stop = context.WithCancel(context.Background())
+	c.settling, c.giveUp = context.WithCancel(context.Background())
 	js, err := jetstream.New(c.conn,
 		jetstream.WithPublishAsyncMaxPending(publishPending), jetstream.WithPublishAsyncTimeout(publishTimeout), jetstream.WithDefaultTimeout(apiTimeout))
 	if err != nil {
 		return err
 	}
 	c.js = js
-	c.background, c.stop = context.WithCancel(context.Background())
-	c.settling, c.giveUp = context.WithCancel(context.Background())
 	for _, s := range c.config.Streams {
 		c.streams = append(c.streams, newStream(c, s))
 	}
@@ -87,23 +87,23 @@ func (c *Carrier) receiveKept(s *stream, in transport.Interest, deliver func(tra
 	if s == nil {
 		return nil, fmt.Errorf("nats: %s: Durable and Last need a stream that keeps all messages of the name, and the configuration has none (streams): %w", in.Name, transport.ErrNotSupported)
 	}
-	ctx, cancel := context.WithTimeout(c.background, 2*apiTimeout)
+	ctx, cancel := context.WithTimeout(c.background, apiTimeout)
 	defer cancel()
-	var run func(context.Context)
+	var p *puller
 	leave := func() {}
 	if in.Tracked() {
 		var m *member
 		if m, err = c.joinConsumer(ctx, s, in, deliver); err == nil {
-			run, leave = m.puller.run, m.leave
+			p, leave = m.puller, m.leave
 		}
 	} else {
-		run, err = c.receiveLast(ctx, s, in, deliver)
+		p, err = c.receiveLast(ctx, s, in, deliver)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("nats: %w", err)
 	}
 	pulling, end := context.WithCancel(c.background)
-	if !c.work(func(context.Context) { run(pulling) }) {
+	if !c.work(func(context.Context) { p.run(pulling) }) {
 		end()
 		return nil, c.closedError()
 	}
@@ -123,7 +123,7 @@ func (c *Carrier) joinConsumer(ctx context.Context, s *stream, in transport.Inte
 
 // closeStreams ends the interests that need a stream, and gives back what is not settled. Nothing is begun any more.
 func (c *Carrier) closeStreams(ctx context.Context) {
-	context.AfterFunc(ctx, c.giveUp)
+	defer context.AfterFunc(ctx, c.giveUp)()
 	c.stop()
 	c.working.Wait()
 	var consumers sync.WaitGroup

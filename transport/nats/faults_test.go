@@ -147,13 +147,14 @@ func inGroup() transport.Interest {
 // Connections of a publisher and of the reader of a durable name are cut at random bytes. Everything arrives
 // once and in order.
 func TestDurableAcrossCuts(t *testing.T) {
+	t.Parallel()
 	s := startServer(t, withJetStream(t))
 	near, nearConfig := through(t, s)
 	far, farConfig := through(t, s)
 	pub, sub := newPublisher(newNode(t, nearConfig)), newNode(t, farConfig)
 	got, _ := receive(t, sub, durable())
 
-	const n, cuts = 1000, 8
+	const n, cuts = 600, 5
 	var faults sync.WaitGroup
 	done := make(chan struct{})
 	faults.Go(func() {
@@ -186,6 +187,7 @@ func TestDurableAcrossCuts(t *testing.T) {
 
 // A server that keeps its streams in files is stopped and started again.
 func TestServerRestarts(t *testing.T) {
+	t.Parallel()
 	options := withJetStream(t)
 	s := startServer(t, options)
 	port := s.Addr().String()[strings.LastIndexByte(s.Addr().String(), ':')+1:]
@@ -230,6 +232,7 @@ func TestServerRestarts(t *testing.T) {
 // The reader of a durable name loses its connection, as when its process dies. Another one takes the name over at once, and gets
 // what was not settled first, in order; the first one has lost it.
 func TestDurableNamePassesOn(t *testing.T) {
+	t.Parallel()
 	s := startServer(t, withJetStream(t))
 	p, c := through(t, s)
 	first, second := newNode(t, c), newNode(t, kept(s))
@@ -278,6 +281,7 @@ func TestDurableNamePassesOn(t *testing.T) {
 
 // A member of a group loses its connection for longer than its lease. Another one gets what it had, and it knows.
 func TestGroupPassesOnAfterLease(t *testing.T) {
+	t.Parallel()
 	s := startServer(t, withJetStream(t))
 	p, c := through(t, s)
 	first, second := newNode(t, c), newNode(t, kept(s))

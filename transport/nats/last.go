@@ -18,27 +18,40 @@ type follower struct {
 	deliver  func(transport.Delivery)
 	first    uint64 // the number of the next message to be delivered, or below it; 0 until it is known
 	end      uint64 // the number of the last message from before the interest
+	begun    bool   // end is known
 }
 
 // followed is how many messages are asked for at once, besides those from before.
 const followed = 256
 
-// receiveLast states an interest that begins with the last messages of a stream. What is last is decided before it returns.
-func (c *Carrier) receiveLast(ctx context.Context, s *stream, in transport.Interest, deliver func(transport.Delivery)) (func(context.Context), error) {
-	if err := s.ensure(ctx); err != nil {
+// receiveLast states an interest that begins with the last messages of a stream. What is last is decided before it returns, if
+// there is a connection.
+func (c *Carrier) receiveLast(ctx context.Context, s *stream, in transport.Interest, deliver func(transport.Delivery)) (*puller, error) {
+	f := &follower{stream: s, interest: in, deliver: deliver}
+	if err := f.begin(ctx); lasting(err) {
 		return nil, err
+	} else if err != nil {
+		c.logger.Warn("nats: an interest begins later", "name", in.Name, "stream", s.Name, "error", err)
 	}
-	end, err := s.lastNumber(ctx)
-	if err != nil {
-		return nil, err
+	return &puller{source: f, conn: c.conn, stream: s.Name, size: followed, label: fmt.Sprintf("the last %d messages", in.Last), logger: c.logger}, nil
+}
+
+// begin finds out where the interest begins.
+func (f *follower) begin(ctx context.Context) (err error) {
+	if err = f.stream.ensure(ctx); err == nil {
+		f.end, err = f.stream.lastNumber(ctx)
 	}
-	f := &follower{stream: s, interest: in, deliver: deliver, end: end}
-	p := &puller{source: f, conn: c.conn, stream: s.Name, size: followed, label: fmt.Sprintf("the last %d messages", in.Last), logger: c.logger}
-	return p.run, nil
+	f.begun = err == nil
+	return err
 }
 
 // prepare implements source: its consumer is for one session, and forgotten by the server after it.
 func (f *follower) prepare(ctx context.Context) (s supply, err error) {
+	if !f.begun {
+		if err := f.begin(ctx); err != nil {
+			return supply{}, err
+		}
+	}
 	if f.first == 0 {
 		if f.first, err = f.stream.firstOf(ctx, f.interest, f.end); err != nil {
 			return supply{}, err

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/postbus/postbus/internal/order"
 	"github.com/postbus/postbus/transport"
@@ -66,12 +67,14 @@ func (m *member) prepare(ctx context.Context) (s supply, err error) {
 	if err := c.claim.confirm(ctx); err != nil {
 		return supply{}, err
 	}
-	c.mu.Lock()
-	lost := info.NumAckPending > c.atServer()
-	lease := c.lease
-	c.mu.Unlock()
-	if lost {
-		if !sleep(ctx, time.Until(began.Add(lease+leaseMargin))) {
+	for c.lost(info) {
+		c.mu.Lock()
+		left := time.Until(began.Add(c.lease + leaseMargin))
+		c.mu.Unlock()
+		if left <= 0 {
+			break
+		}
+		if !sleep(ctx, min(left, lookAgain)) {
 			return supply{}, ctx.Err()
 		}
 		if info, err = c.ensure(ctx); err != nil {
@@ -79,6 +82,17 @@ func (m *member) prepare(ctx context.Context) (s supply, err error) {
 		}
 	}
 	return supply{consumer: c.name, next: info.Delivered.Consumer + 1, returned: info.NumAckPending > 0}, nil
+}
+
+// lookAgain is how long to wait before the server is asked again what is unsettled.
+const lookAgain = 100 * time.Millisecond
+
+// lost reports whether the server may have more unsettled messages than are known here.
+func (c *consumer) lost(info *jetstream.ConsumerInfo) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	least, _ := c.atServer()
+	return info.NumAckPending > least
 }
 
 // sleep waits for a while, or returns false when ctx ends first.
@@ -112,9 +126,12 @@ func (m *member) restAWhile() {
 }
 
 // hasRoom says that room has become more.
-func (m *member) hasRoom() {
+func (m *member) hasRoom() { signal(m.puller.wake) }
+
+// signal puts an element into a channel, unless one waits there.
+func signal(c chan<- struct{}) {
 	select {
-	case m.puller.wake <- struct{}{}:
+	case c <- struct{}{}:
 	default:
 	}
 }
@@ -216,7 +233,9 @@ func (c *consumer) accept(m *member, message *transport.Message, reply string, p
 		delivered: p.attempt, uncounted: uncounted, attempt: max(p.attempt-uncounted, 1),
 	}
 	t.extend(time.Now(), c.lease)
-	c.open[p.stream] = t
+	if c.open[p.stream] = t; len(c.open) == 1 {
+		signal(c.opened)
+	}
 	c.known[key] = p.stream
 	m.held++
 	return t

@@ -40,7 +40,7 @@ func (f *flight) add(ctx context.Context, s *stream, e *envelope, m *transport.M
 	if err := s.ensure(ctx); err != nil {
 		return s.failed(err)
 	}
-	alone := s.isDoubtful()
+	alone := s.doubtful.Load()
 	for len(f.acks) > 0 && (alone || len(f.acks) >= publishWindow) {
 		if err := f.await(ctx); err != nil {
 			return err
@@ -56,7 +56,7 @@ func (f *flight) add(ctx context.Context, s *stream, e *envelope, m *transport.M
 	}
 	ack, err := f.carrier.js.PublishMsgAsync(&e.msg, jetstream.WithExpectStream(s.Name), jetstream.WithRetryAttempts(0), jetstream.WithStallWait(publishTimeout))
 	if err != nil {
-		s.doubt(true)
+		s.doubtful.Store(true)
 		if errors.Is(err, jetstream.ErrTooManyStalledMsgs) {
 			return s.failed(err)
 		}
@@ -77,14 +77,14 @@ func (f *flight) await(ctx context.Context) *transport.SendError {
 	select {
 	case <-p.ack.Ok():
 		f.taken++
-		p.stream.doubt(false)
+		p.stream.clear()
 		return nil
 	case err := <-p.ack.Err():
 		failed = p.stream.failed(err)
 	case <-ctx.Done():
 		failed = &transport.SendError{Outcome: transport.Unknown, Err: transport.ContextError(ctx)}
 	}
-	p.stream.doubt(true)
+	p.stream.doubtful.Store(true)
 	f.acks = nil // they are sent again, and known then
 	return failed
 }
@@ -99,37 +99,32 @@ func (f *flight) finish(ctx context.Context) *transport.SendError {
 	return nil
 }
 
-func (s *stream) isDoubtful() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.doubtful
-}
-
-func (s *stream) doubt(doubtful bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.doubtful = doubtful
+// clear says that a message has been taken.
+func (s *stream) clear() {
+	if s.doubtful.Load() {
+		s.doubtful.Store(false)
+	}
 }
 
 // failed returns the error of a message that a stream has not taken, or has not confirmed.
 func (s *stream) failed(err error) *transport.SendError {
-	failed := &transport.SendError{Outcome: transport.Temporary, NextHop: true}
-	wrapped := fmt.Errorf("stream %s: %w", s.Name, jetStreamError(err))
+	failed := &transport.SendError{Outcome: transport.Temporary, Err: fmt.Errorf("stream %s: %w", s.Name, jetStreamError(err))}
 	var api *jetstream.APIError
 	switch {
-	case errors.As(err, &api) && api.ErrorCode == jetstream.JSErrCodeStreamMessageExceedsMaximum:
-		failed.Outcome, failed.NextHop = transport.Permanent, false
-		wrapped = fmt.Errorf("%w: %w", transport.ErrTooLarge, wrapped)
 	case errors.As(err, &api):
 		failed.Code = api.Code
 		if api.Code < 500 && api.Code != 408 && api.Code != 429 {
-			failed.Outcome, failed.NextHop = transport.Permanent, false
+			failed.Outcome = transport.Permanent
+		}
+		if api.ErrorCode == jetstream.JSErrCodeStreamMessageExceedsMaximum {
+			failed.Err = fmt.Errorf("%w: %w", transport.ErrTooLarge, failed.Err)
 		}
 	case errors.Is(err, errDiffers):
 		failed.Outcome = transport.Permanent
 	case errors.Is(err, nats.ErrDisconnected), errors.Is(err, jetstream.ErrAsyncPublishTimeout), errors.Is(err, jetstream.ErrInvalidJSAck):
-		failed.Outcome = transport.Unknown
+		failed.Outcome, failed.NextHop = transport.Unknown, true
+	default:
+		failed.NextHop = true
 	}
-	failed.Err = wrapped
 	return failed
 }

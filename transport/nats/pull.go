@@ -90,7 +90,8 @@ func (p *puller) run(ctx context.Context) {
 		if time.Since(began) >= backoff.Least {
 			failures = 0
 		}
-		if errors.Is(err, errMissed) {
+		if errors.Is(err, errMissed) && failures == 0 {
+			failures++
 			continue // prepare waits as long as it takes
 		}
 		if !p.failed && !errors.Is(err, errDisconnected) {

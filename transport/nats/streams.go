@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -193,11 +194,12 @@ type stream struct {
 	carrier  *Carrier
 	subjects []string
 
+	ready    atomic.Bool // it has been found to be as it should be
+	doubtful atomic.Bool // what has been published last may not have been taken; see flight.add
+	ensuring sync.Mutex
+
 	mu        sync.Mutex
-	ready     bool // it has been found to be as it should be
 	consumers map[string]*consumer
-	// doubtful says that what has been published last may not have been taken. See publish.
-	doubtful bool
 }
 
 func newStream(c *Carrier, s Stream) *stream {
@@ -236,17 +238,17 @@ func coversSubject(outer, inner string) bool {
 
 // ensure creates the stream and those beside it, or checks that they are as they should be, unless that has been done.
 func (s *stream) ensure(ctx context.Context) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.ready {
+	if s.ready.Load() {
 		return nil
 	}
+	s.ensuring.Lock()
+	defer s.ensuring.Unlock()
 	for _, want := range s.configs() {
 		if err := s.ensureOne(ctx, want); err != nil {
 			return err
 		}
 	}
-	s.ready = true
+	s.ready.Store(true)
 	return nil
 }
 

@@ -1,0 +1,324 @@
+package nats_test
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	natsgo "github.com/nats-io/nats.go"
+
+	"github.com/postbus/postbus/transport"
+	"github.com/postbus/postbus/transport/nats"
+)
+
+// letters waits until there are n dead letters.
+func letters(t testing.TB, c *nats.Carrier, n int) []nats.DeadLetter {
+	t.Helper()
+	var all []nats.DeadLetter
+	await(t, fmt.Sprintf("%d dead letters", n), func() bool {
+		all = nil
+		for letter, err := range c.DeadLetters(limited(t)) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			all = append(all, letter)
+		}
+		return len(all) >= n
+	})
+	if len(all) > n {
+		t.Errorf("there are %d dead letters, want %d", len(all), n)
+	}
+	return all
+}
+
+func TestDeadLetters(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, withJetStream(t))
+	node := newNode(t, kept(s))
+	in := durable()
+	in.MaxDeliver = 2
+	got, _ := receive(t, node, in)
+	shared, _ := receive(t, node, inGroup())
+	pub := newPublisher(node)
+	m := pub.message()
+	m.Header.Add("Colour", "blue")
+	if err := node.Send(limited(t), m); err != nil {
+		t.Fatal(err)
+	}
+	pub.publish(t, 2)
+	for range 4 {
+		if d := got.next(); d.Message.Info.Sequence == 1 {
+			d.Nack(0, "no room\nat all")
+		} else {
+			ack(t, d)
+		}
+	}
+	for range 3 {
+		if d := shared.next(); d.Message.Info.Sequence == 3 {
+			d.Term("unknown order")
+		} else {
+			ack(t, d)
+		}
+	}
+
+	// Another carrier reads them.
+	other := open(t, kept(s))
+	all := letters(t, other, 2)
+	i := slices.IndexFunc(all, func(l nats.DeadLetter) bool { return l.For == `durable name "d"` })
+	if i < 0 {
+		t.Fatalf("the dead letters are %+v", all)
+	}
+	letter := all[i]
+	if letter.Stream != "KEPT" || letter.Reason != "no room" || letter.Attempts != 2 || time.Since(letter.Time) > time.Minute {
+		t.Errorf("the dead letter is %+v", letter)
+	}
+	if m := letter.Message; m == nil || string(m.Body) != "1" || m.Name != "/t" || m.Header.Get("colour") != "blue" || m.Info.Sequence != 1 {
+		t.Errorf("its message is %+v", letter.Message)
+	}
+	if letter := all[1-i]; letter.For != `group "g"` || letter.Reason != "unknown order" || letter.Attempts != 1 || string(letter.Message.Body) != "3" {
+		t.Errorf("the other one is %+v", letter)
+	}
+	n, err := other.PurgeDeadLetters(limited(t), func(l nats.DeadLetter) bool { return l.Number == letter.Number && l.Stream == "KEPT" })
+	if n != 1 || err != nil {
+		t.Errorf("purged %d: %v", n, err)
+	}
+	if left := letters(t, other, 1); left[0].For != `group "g"` {
+		t.Errorf("after that there is %+v", left)
+	}
+}
+
+// What is given back without having been tried does not count, also for the next process, and comes in order.
+func TestGivenBackIsRemembered(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, withJetStream(t))
+	first, second := newNode(t, kept(s)), newNode(t, kept(s))
+	const n = 20
+	pub := newPublisher(second)
+	for _, in := range []transport.Interest{durable(), inGroup()} {
+		got, stop := receive(t, first, in)
+		pub.publish(t, n)
+		var all []transport.Delivery
+		for range n {
+			all = append(all, got.next())
+		}
+		stop()
+		for _, d := range all[:n-1] {
+			d.Nack(-1, "not tried")
+		}
+		all[n-1].Nack(0, "tried")
+		var next *box
+		await(t, "the name is free", func() bool {
+			next = newBox(t)
+			end, err := second.Receive(in, next)
+			if err == nil {
+				t.Cleanup(end)
+			}
+			return err == nil
+		})
+		attempts := make(map[uint64]int)
+		for i := range n {
+			d := next.next()
+			if want := all[i].Message.Info.Sequence; in.Durable != "" && d.Message.Info.Sequence != want {
+				t.Errorf("%+v: message %d came, want %d", in, d.Message.Info.Sequence, want)
+			}
+			attempts[d.Message.Info.Sequence] = d.Attempt
+			ack(t, d)
+		}
+		for i, d := range all {
+			want := 1
+			if i == n-1 {
+				want = 2
+			}
+			if got := attempts[d.Message.Info.Sequence]; got != want {
+				t.Errorf("%+v: message %d came in attempt %d, want %d", in, i+1, got, want)
+			}
+		}
+	}
+}
+
+// A durable name and a group are for one kind and name.
+func TestNamesAreForOneInterest(t *testing.T) {
+	s := startServer(t, withJetStream(t))
+	first, second := newNode(t, kept(s)), newNode(t, kept(s))
+	_, stop := receive(t, first, durable())
+	stop()
+	other := durable()
+	other.Name = "/u"
+	for i, node := range []*transport.Node{first, second} {
+		_, err := node.Receive(other, newBox(t))
+		if !errors.Is(err, transport.ErrInUse) || !strings.Contains(err.Error(), "topic message /t") {
+			t.Errorf("node %d: a durable name for another topic: %v", i+1, err)
+		}
+	}
+	other = inGroup()
+	receive(t, first, other)
+	other.Kind = transport.Request
+	receive(t, second, other) // is another group
+	both := inGroup()
+	both.Durable = "d"
+	if _, err := first.Receive(both, newBox(t)); !errors.Is(err, transport.ErrNotSupported) {
+		t.Errorf("a durable name and a group at once: %v", err)
+	}
+}
+
+// Programs that know nothing of postbus write into the stream and read from it.
+func TestPlainJetStream(t *testing.T) {
+	s := startServer(t, withJetStream(t))
+	node := newNode(t, kept(s))
+	got, _ := receive(t, node, durable())
+	served := durable()
+	served.Durable, served.Kind = "served", transport.Request
+	requests, _ := receive(t, node, served)
+	js := jetStream(t, s)
+	for range 2 {
+		m := &natsgo.Msg{Subject: "/.t", Data: []byte("hello"), Header: natsgo.Header{"Nats-Msg-Id": {"x-1"}, "Colour": {"blue"}}}
+		if _, err := js.PublishMsg(limited(t), m); err != nil { // the stream's answer, not ours
+			t.Fatal(err)
+		}
+	}
+	d := got.next()
+	if m := d.Message; string(m.Body) != "hello" || m.Kind != transport.TopicMessage || m.Name != "/t" || m.ID.String() != "x-1" || m.Header.Get("Colour") != "blue" {
+		t.Errorf("it came as %+v", m)
+	}
+	ack(t, d)
+	got.empty(50 * time.Millisecond)
+
+	newPublisher(node).publish(t, 1)
+	ack(t, got.next())
+	stream, err := js.Stream(limited(t), "KEPT")
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, err := stream.GetLastMsgForSubject(limited(t), "/.t")
+	if err != nil || string(raw.Data) != "1" || raw.Header.Get("Publisher-Sequence-Number") != "1" || raw.Header.Get("Nats-Msg-Id") != raw.Header.Get("Message-ID") {
+		t.Errorf("the stream has %+v, %v", raw, err)
+	}
+	requests.empty(50 * time.Millisecond) // topic messages are none
+	await(t, "what is not for the server is settled, too", func() bool {
+		c, err := js.Consumer(limited(t), "KEPT", "durable-served")
+		return err == nil && c.CachedInfo().NumAckPending == 0 && c.CachedInfo().NumPending == 0
+	})
+}
+
+// large is a body that no server takes as it is.
+func large() []byte { return bytes.Repeat([]byte("0123456789abcdef"), 1<<17) } // 2 MiB
+
+func TestLargeBodies(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, withJetStream(t))
+	c := kept(s)
+	c.Objects = nats.Objects{Bucket: "bodies", MaxAge: time.Hour}
+	node := newNode(t, c)
+	in := durable()
+	in.MaxDeliver = 1
+	got, _ := receive(t, node, in)
+	plain, _ := receive(t, node, transport.Interest{Kind: transport.TopicMessage, Name: "/t"})
+	pub := newPublisher(node)
+	m := pub.message()
+	m.Body = large()
+	for range 2 { // it is sent again, and stored once
+		again := *m
+		if err := node.Send(limited(t), &again); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, d := range []transport.Delivery{got.next(), plain.next(), plain.next()} {
+		if !bytes.Equal(d.Message.Body, large()) {
+			t.Errorf("%d bytes came", len(d.Message.Body))
+		}
+		ack(t, d)
+	}
+	store, err := jetStream(t, s).ObjectStore(limited(t), "bodies")
+	if err != nil {
+		t.Fatal(err)
+	}
+	all, err := store.List(limited(t))
+	if err != nil || len(all) != 1 {
+		t.Errorf("the bucket has %d bodies, %v", len(all), err)
+	}
+
+	// A body is lost before its message is read: no other is.
+	other := open(t, c)
+	lost := durable()
+	lost.Durable, lost.MaxDeliver = "lost", 1
+	b := newBox(t)
+	stop, err := other.Receive(lost, b.Deliver)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stop()
+	m = pub.message()
+	m.Body = large()
+	if err := node.Send(limited(t), m); err != nil {
+		t.Fatal(err)
+	}
+	ack(t, got.next())
+	if err := store.Delete(limited(t), m.ID.String()); err != nil {
+		t.Fatal(err)
+	}
+	pub.publish(t, 1)
+	if stop, err = other.Receive(lost, b.Deliver); err != nil {
+		t.Fatal(err)
+	}
+	defer stop()
+	if d := b.next(); d.Message.Info.Sequence != 3 {
+		t.Errorf("message %d came, want 3", d.Message.Info.Sequence)
+	}
+	letter := letters(t, other, 1)[0]
+	if letter.For != `durable name "lost"` || !strings.Contains(letter.Reason, "bucket bodies") {
+		t.Errorf("the dead letter is %+v", letter)
+	}
+}
+
+func TestTooLargeWithoutBucket(t *testing.T) {
+	s := startServer(t, withJetStream(t))
+	node := newNode(t, kept(s))
+	m := newPublisher(node).message()
+	m.Body = large()
+	var failed *transport.SendError
+	if err := node.Send(limited(t), m); !errors.Is(err, transport.ErrTooLarge) || !errors.As(err, &failed) || failed.Outcome != transport.Permanent {
+		t.Errorf("a body of 2 MiB: %v", err)
+	}
+}
+
+// Several messages of one Send are on their way at once, and the first that fails is told.
+func TestSendSeveralToStream(t *testing.T) {
+	s := startServer(t, withJetStream(t))
+	carrier := open(t, kept(s))
+	got := newBox(t)
+	stop, err := carrier.Receive(durable(), got.Deliver)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stop()
+	pub := newPublisher(nil)
+	var msgs []*transport.Message
+	for range 1000 {
+		m := pub.message()
+		m.ID = transport.NewID(pub.gid, pub.n, "example")
+		msgs = append(msgs, m)
+	}
+	msgs[700].Body = large()
+	var failed *transport.SendError
+	if err := carrier.Send(limited(t), msgs...); !errors.As(err, &failed) || failed.Taken != 700 || failed.Outcome != transport.Permanent {
+		t.Fatalf("the error is %v", err)
+	}
+	if err := carrier.Send(limited(t), msgs[690:700]...); err != nil { // known already
+		t.Fatal(err)
+	}
+	if err := carrier.Send(limited(t), msgs[701:]...); err != nil {
+		t.Fatal(err)
+	}
+	for i, m := range slices.Concat(msgs[:700], msgs[701:]) {
+		d := got.next()
+		if d.Message.Info.Sequence != m.Info.Sequence {
+			t.Fatalf("message %d came as number %d", d.Message.Info.Sequence, i)
+		}
+		ack(t, d)
+	}
+	got.empty(50 * time.Millisecond)
+}

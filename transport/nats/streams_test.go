@@ -1,0 +1,165 @@
+package nats_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/postbus/postbus/transport"
+	"github.com/postbus/postbus/transport/nats"
+)
+
+// jetStream returns JetStream as a program without postbus sees it.
+func jetStream(t testing.TB, s *server.Server) jetstream.JetStream {
+	t.Helper()
+	js, err := jetstream.New(connect(t, s))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return js
+}
+
+func TestStreamsAreCreated(t *testing.T) {
+	s := startServer(t, withJetStream(t))
+	c := config(s)
+	c.Streams = []nats.Stream{{
+		Name: "ORDERS", Names: []string{"/orders/>", "orders.*"}, MaxAge: time.Hour, MaxBytes: 1 << 20, MaxMessages: 1000, Storage: "memory",
+	}}
+	open(t, c)
+	js := jetStream(t, s)
+	stream, err := js.Stream(limited(t), "ORDERS")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := stream.CachedInfo().Config
+	if fmt.Sprint(got.Subjects) != "[/.orders.> orders.*]" || got.MaxAge != time.Hour || got.MaxBytes != 1<<20 || got.MaxMsgs != 1000 ||
+		got.Storage != jetstream.MemoryStorage || got.Duplicates != 2*time.Minute || got.Replicas != 1 {
+		t.Errorf("the stream is %+v", got)
+	}
+	for _, name := range []string{"ORDERS_DEAD", "ORDERS_BOOK"} {
+		if _, err := js.Stream(limited(t), name); err != nil {
+			t.Errorf("stream %s: %v", name, err)
+		}
+	}
+	open(t, c) // which finds it as it should be
+}
+
+// A stream that is not as the configuration says is left alone, and the error says in what.
+func TestStreamsAreNotAltered(t *testing.T) {
+	s := startServer(t, withJetStream(t))
+	was := nats.Stream{Name: "S", Names: []string{"/a", "/b"}, MaxAge: time.Hour}
+	c := config(s)
+	c.Streams = []nats.Stream{was}
+	open(t, c)
+	for field, change := range map[string]func(*nats.Stream){
+		"max-age":      func(s *nats.Stream) { s.MaxAge = 2 * time.Hour },
+		"max-bytes":    func(s *nats.Stream) { s.MaxBytes = 1 },
+		"max-messages": func(s *nats.Stream) { s.MaxMessages = 1 },
+		"names":        func(s *nats.Stream) { s.Names = []string{"/a"} },
+		"storage":      func(s *nats.Stream) { s.Storage = "memory" },
+		"duplicates":   func(s *nats.Stream) { s.Duplicates = time.Second },
+	} {
+		other := was
+		change(&other)
+		c.Streams = []nats.Stream{other}
+		_, err := nats.Open(limited(t), c, nats.Options{Logger: quiet})
+		if err == nil || !strings.Contains(err.Error(), "stream S: "+field+": the server has") {
+			t.Errorf("another %s: %v", field, err)
+		}
+	}
+	stream, err := jetStream(t, s).Stream(limited(t), "S")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := stream.CachedInfo().Config; got.MaxAge != time.Hour || len(got.Subjects) != 2 {
+		t.Errorf("the stream has become %+v", got)
+	}
+}
+
+func TestInvalidStreams(t *testing.T) {
+	for want, c := range map[string]nats.Config{
+		"name: ":                {Streams: []nats.Stream{{Name: "a.b", Names: []string{"x"}}}},
+		"names: there are none": {Streams: []nats.Stream{{Name: "S"}}},
+		"invalid name":          {Streams: []nats.Stream{{Name: "S", Names: []string{"a b"}}}},
+		`">" is not possible`:   {Streams: []nats.Stream{{Name: "S", Names: []string{">"}}}},
+		"storage: ":             {Streams: []nats.Stream{{Name: "S", Names: []string{"x"}, Storage: "tape"}}},
+		"replicas: ":            {Streams: []nats.Stream{{Name: "S", Names: []string{"x"}, Replicas: 6}}},
+		"max-age":               {Streams: []nats.Stream{{Name: "S", Names: []string{"x"}, MaxAge: -1}}},
+		"duplicates: ":          {Streams: []nats.Stream{{Name: "S", Names: []string{"x"}, MaxAge: time.Second, Duplicates: time.Minute}}},
+		"is there twice":        {Streams: []nats.Stream{{Name: "S", Names: []string{"x"}}, {Name: "S", Names: []string{"y"}}}},
+		"bucket: there is no":   {Objects: nats.Objects{MaxBytes: 1}},
+		"bucket: \"a b\"":       {Objects: nats.Objects{Bucket: "a b"}},
+		"objects: max-age":      {Objects: nats.Objects{Bucket: "b", MaxAge: -1}},
+		"objects: storage":      {Objects: nats.Objects{Bucket: "b", Storage: "tape"}},
+		"objects: replicas: ":   {Objects: nats.Objects{Bucket: "b", Replicas: -1}},
+	} {
+		c.Servers = []string{"nats://127.0.0.1:1"}
+		_, err := nats.Open(limited(t), c, nats.Options{Logger: quiet})
+		if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "configuration") {
+			t.Errorf("%s: the error is %v", want, err)
+		}
+	}
+}
+
+func TestWithoutJetStream(t *testing.T) {
+	s := startServer(t, nil)
+	_, err := nats.Open(limited(t), kept(s), nats.Options{Logger: quiet})
+	if err == nil || !strings.Contains(err.Error(), "the server has no JetStream") {
+		t.Errorf("a server without JetStream: %v", err)
+	}
+	node := newNode(t, config(s))
+	for _, in := range []transport.Interest{durable(), {Kind: transport.TopicMessage, Name: "/t", Last: 1}} {
+		_, err := node.Receive(in, newBox(t))
+		if !errors.Is(err, transport.ErrNotSupported) || !strings.Contains(err.Error(), "streams") {
+			t.Errorf("%+v: %v", in, err)
+		}
+	}
+}
+
+// A program is started before its server. What it has stated and tried to send goes on by itself.
+func TestOfflineAtFirst(t *testing.T) {
+	t.Parallel()
+	options := withJetStream(t)
+	s := startServer(t, options)
+	c, port := kept(s), s.Addr()
+	stopServer(s)
+	carrier, err := nats.Open(limited(t), c, nats.Options{Logger: quiet, Offline: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	node, err := transport.NewNode(carrier, &transport.Options{Logger: quiet})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { closeNode(t, node) })
+	got, _ := receive(t, node, durable())
+	last, _ := receive(t, node, transport.Interest{Kind: transport.TopicMessage, Name: "/t", Last: 3})
+	pub := newPublisher(node)
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	var failed *transport.SendError
+	m := pub.message()
+	m.ID = transport.NewID(pub.gid, pub.n, "example")
+	if err := carrier.Send(ctx, m); !errors.As(err, &failed) || failed.Outcome != transport.Temporary {
+		t.Errorf("sending without a server: %v", err)
+	}
+	s = startServer(t, func(o *server.Options) {
+		options(o)
+		fmt.Sscan(port.String()[strings.LastIndexByte(port.String(), ':')+1:], &o.Port)
+	})
+	// Until the consumer is there nothing is for it.
+	js := jetStream(t, s)
+	await(t, "the durable name begins", func() bool {
+		_, err := js.Consumer(limited(t), "KEPT", "durable-d")
+		return err == nil
+	})
+	pub.publish(t, 1)
+	ack(t, got.next())
+	last.next()
+}
