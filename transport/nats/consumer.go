@@ -46,7 +46,6 @@ type consumer struct {
 	uncounted map[uint64]int
 	// waiting is how many messages a former user of the durable name had left with the server.
 	waiting int
-	passed  bool // the durable name has become somebody else's
 }
 
 const (

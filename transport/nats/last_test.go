@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"sync"
 	"testing"
 
 	natsgo "github.com/nats-io/nats.go"
@@ -77,12 +78,14 @@ func TestLastAcrossCuts(t *testing.T) {
 	pub.publish(t, 10)
 	got, _ := receive(t, node, transport.Interest{Kind: transport.TopicMessage, Name: "/t", Last: 5})
 	const n = 210
-	go func() {
+	var publishing sync.WaitGroup
+	defer publishing.Wait()
+	publishing.Go(func() {
 		for range 4 {
 			pub.publish(t, 50)
 			p.Cut()
 		}
-	}()
+	})
 	for want := uint64(6); want <= n; want++ {
 		if seq := got.next().Message.Info.Sequence; seq != want {
 			t.Fatalf("message %d came, want %d", seq, want)
