@@ -69,7 +69,7 @@ func TestClusterWithoutOneServer(t *testing.T) {
 	for _, s := range servers {
 		c.Servers = append(c.Servers, s.ClientURL())
 	}
-	pub, sub := newPublisher(newNode(t, c)), newNode(t, c)
+	pub, sub := newPublisher(openNode(t, c)), openNode(t, c)
 	got, _ := receive(t, sub, durable())
 	shared, _ := receive(t, sub, inGroup())
 

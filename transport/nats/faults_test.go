@@ -63,30 +63,6 @@ func receive(t testing.TB, node *transport.Node, in transport.Interest) (*box, f
 	return b, stop
 }
 
-// newNode opens a node until the test ends.
-func newNode(t testing.TB, c nats.Config) *transport.Node {
-	t.Helper()
-	carrier, err := nats.Open(limited(t), c, nats.Options{Logger: quiet})
-	if err != nil {
-		t.Fatal(err)
-	}
-	node, err := transport.NewNode(carrier, &transport.Options{Logger: quiet})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { closeNode(t, node) })
-	return node
-}
-
-func closeNode(t testing.TB, node *transport.Node) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), timeout)
-	defer cancel()
-	if err := node.Close(ctx); err != nil {
-		t.Errorf("close: %v", err)
-	}
-}
-
 // publisher numbers its messages.
 type publisher struct {
 	node *transport.Node
@@ -151,7 +127,7 @@ func TestDurableAcrossCuts(t *testing.T) {
 	s := startServer(t, withJetStream(t))
 	near, nearConfig := through(t, s)
 	far, farConfig := through(t, s)
-	pub, sub := newPublisher(newNode(t, nearConfig)), newNode(t, farConfig)
+	pub, sub := newPublisher(openNode(t, nearConfig)), openNode(t, farConfig)
 	got, _ := receive(t, sub, durable())
 
 	const n, cuts = 600, 5
@@ -191,7 +167,7 @@ func TestServerRestarts(t *testing.T) {
 	options := withJetStream(t)
 	s := startServer(t, options)
 	port := s.Addr().String()[strings.LastIndexByte(s.Addr().String(), ':')+1:]
-	pub, sub := newPublisher(newNode(t, kept(s))), newNode(t, kept(s))
+	pub, sub := newPublisher(openNode(t, kept(s))), openNode(t, kept(s))
 	got, _ := receive(t, sub, durable())
 	shared, _ := receive(t, sub, inGroup())
 
@@ -235,7 +211,7 @@ func TestDurableNamePassesOn(t *testing.T) {
 	t.Parallel()
 	s := startServer(t, withJetStream(t))
 	p, c := through(t, s)
-	first, second := newNode(t, c), newNode(t, kept(s))
+	first, second := openNode(t, c), openNode(t, kept(s))
 	pub := newPublisher(second)
 	in := durable()
 	in.InFlight = 4
@@ -284,7 +260,7 @@ func TestGroupPassesOnAfterLease(t *testing.T) {
 	t.Parallel()
 	s := startServer(t, withJetStream(t))
 	p, c := through(t, s)
-	first, second := newNode(t, c), newNode(t, kept(s))
+	first, second := openNode(t, c), openNode(t, kept(s))
 	pub := newPublisher(second)
 	got, stop := receive(t, first, inGroup())
 	pub.publish(t, 2)

@@ -18,7 +18,7 @@ func TestLastInLongStream(t *testing.T) {
 	s := startServer(t, withJetStream(t))
 	c := kept(s)
 	c.Streams[0].Storage = "memory"
-	node := newNode(t, c)
+	node := openNode(t, c)
 	js := jetStream(t, s)
 	r := rand.New(rand.NewPCG(3, 4))
 	bodies := make(map[string][]string)
@@ -74,7 +74,7 @@ func TestLastAcrossCuts(t *testing.T) {
 	t.Parallel()
 	s := startServer(t, withJetStream(t))
 	p, c := through(t, s)
-	node, pub := newNode(t, c), newPublisher(newNode(t, kept(s)))
+	node, pub := openNode(t, c), newPublisher(openNode(t, kept(s)))
 	pub.publish(t, 10)
 	got, _ := receive(t, node, transport.Interest{Kind: transport.TopicMessage, Name: "/t", Last: 5})
 	const n = 210

@@ -38,7 +38,7 @@ func letters(t testing.TB, c *nats.Carrier, n int) []nats.DeadLetter {
 func TestDeadLetters(t *testing.T) {
 	t.Parallel()
 	s := startServer(t, withJetStream(t))
-	node := newNode(t, kept(s))
+	node := openNode(t, kept(s))
 	in := durable()
 	in.MaxDeliver = 2
 	got, _ := receive(t, node, in)
@@ -95,7 +95,7 @@ func TestDeadLetters(t *testing.T) {
 func TestGivenBackIsRemembered(t *testing.T) {
 	t.Parallel()
 	s := startServer(t, withJetStream(t))
-	first, second := newNode(t, kept(s)), newNode(t, kept(s))
+	first, second := openNode(t, kept(s)), openNode(t, kept(s))
 	const n = 20
 	pub := newPublisher(second)
 	for _, in := range []transport.Interest{durable(), inGroup()} {
@@ -143,7 +143,7 @@ func TestGivenBackIsRemembered(t *testing.T) {
 // A durable name and a group are for one kind and name.
 func TestNamesAreForOneInterest(t *testing.T) {
 	s := startServer(t, withJetStream(t))
-	first, second := newNode(t, kept(s)), newNode(t, kept(s))
+	first, second := openNode(t, kept(s)), openNode(t, kept(s))
 	_, stop := receive(t, first, durable())
 	stop()
 	other := durable()
@@ -168,7 +168,7 @@ func TestNamesAreForOneInterest(t *testing.T) {
 // Programs that know nothing of postbus write into the stream and read from it.
 func TestPlainJetStream(t *testing.T) {
 	s := startServer(t, withJetStream(t))
-	node := newNode(t, kept(s))
+	node := openNode(t, kept(s))
 	got, _ := receive(t, node, durable())
 	served := durable()
 	served.Durable, served.Kind = "served", transport.Request
@@ -212,7 +212,7 @@ func TestLargeBodies(t *testing.T) {
 	s := startServer(t, withJetStream(t))
 	c := kept(s)
 	c.Objects = nats.Objects{Bucket: "bodies", MaxAge: time.Hour}
-	node := newNode(t, c)
+	node := openNode(t, c)
 	in := durable()
 	in.MaxDeliver = 1
 	got, _ := receive(t, node, in)
@@ -276,7 +276,7 @@ func TestLargeBodies(t *testing.T) {
 
 func TestTooLargeWithoutBucket(t *testing.T) {
 	s := startServer(t, withJetStream(t))
-	node := newNode(t, kept(s))
+	node := openNode(t, kept(s))
 	m := newPublisher(node).message()
 	m.Body = large()
 	var failed *transport.SendError

@@ -113,7 +113,7 @@ func TestWithoutJetStream(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "the server has no JetStream") {
 		t.Errorf("a server without JetStream: %v", err)
 	}
-	node := newNode(t, config(s))
+	node := openNode(t, config(s))
 	for _, in := range []transport.Interest{durable(), {Kind: transport.TopicMessage, Name: "/t", Last: 1}} {
 		_, err := node.Receive(in, newBox(t))
 		if !errors.Is(err, transport.ErrNotSupported) || !strings.Contains(err.Error(), "streams") {
