@@ -114,6 +114,28 @@ func handle(b *testing.B, server *service.Server) {
 	}
 }
 
+// BenchmarkCallCached is the round trip of a call that is answered with a result that the server has, beside one whose
+// handler does nothing.
+func BenchmarkCallCached(b *testing.B) {
+	for _, kind := range []struct {
+		name    string
+		options []service.ServerOption
+	}{{"hit", []service.ServerOption{service.Cache(time.Hour)}}, {"handler", nil}} {
+		b.Run(kind.name, func(b *testing.B) {
+			client, server := ends(b, kind.options...)
+			handle(b, server)
+			l := newLatencies()
+			for b.Loop() {
+				if _, err := client.Call(b.Context(), payload); err != nil {
+					b.Fatal(err)
+				}
+				l.lap()
+			}
+			l.report(b)
+		})
+	}
+}
+
 // BenchmarkCall is the round trip of a call to a handler, with one call under way at a time.
 func BenchmarkCall(b *testing.B) {
 	for _, kind := range []string{"live", "durable", "group"} {

@@ -129,6 +129,37 @@ func ExampleNewTypedServer() {
 	// Output: 5 <nil>
 }
 
+// The handler is run for the first request; the same request is answered with what it has returned.
+func ExampleCache() {
+	ctx := context.Background()
+	node, _ := postbus.New(intraprocess.New(), nil)
+	defer node.Close(ctx)
+
+	server, err := service.NewServer(node, "/country", service.Cache(5*time.Second))
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	server.Handle(func(_ context.Context, request *transport.Message) ([]byte, error) {
+		fmt.Printf("looking up %s\n", request.Body)
+		return []byte("CH"), nil
+	})
+	client, _ := service.NewClient(node, "/country")
+	for range 3 {
+		answer, err := client.Call(ctx, []byte("192.0.2.1"))
+		if err != nil {
+			fmt.Println(err)
+			return
+		}
+		fmt.Println(string(answer.Body))
+	}
+	// Output:
+	// looking up 192.0.2.1
+	// CH
+	// CH
+	// CH
+}
+
 // The members of a group share the requests.
 func ExampleGroup() {
 	ctx := context.Background()
