@@ -1,6 +1,6 @@
 // Package postbus is a messaging middleware whose wire is ordinary e-mail: publishers
 // and subscriptions, service clients and servers, and wait sets, over any mail account
-// with SMTP and IMAP, or in process for tests.
+// with SMTP and IMAP; over NATS, for who has outgrown a mailbox; or in process, for tests.
 //
 //	node, err := postbus.Open(ctx, "email.yml")
 //	defer node.Close(context.Background()) // or with a time limit
@@ -16,6 +16,7 @@
 //   - transport: messages, nodes, errors, and the interface of carriers
 //   - email: the mail carrier and its configuration file; email/mailserver: a
 //     complete mail server for tests, in process
+//   - transport/nats: the carrier over NATS
 //   - transport/outbox: messages are kept on disk until they can be sent
 //   - intraprocess: the carrier in memory, for tests
 //
@@ -41,12 +42,12 @@ func New(carrier transport.Carrier, options *transport.Options) (*transport.Node
 	return transport.NewNode(carrier, options)
 }
 
-// Open returns a node over the mail account that a configuration file describes. An empty
+// Open returns a node over the mail account, or the servers of NATS, that a configuration file describes. An empty
 // path means the file that email.FindConfig finds. ctx bounds the opening only.
 //
-// Open connects to both servers: when one can't be reached or refuses the account, the
-// error says which and why. With an outbox or a state file, which are for programs that outlive outages,
-// a server that can't be reached is no error, but logged: see email.Options.Offline. What has arrived in the mailbox before
+// Open connects to both mail servers, or to one of NATS: when one can't be reached or refuses the account, the
+// error says which and why. With an outbox, or a state file for mail, which are for programs that outlive outages,
+// a server that can't be reached is no error, but logged: see email.Options.Offline and nats.Options.Offline. What has arrived in the mailbox before
 // is not received, save by durable names and groups that go on where they stopped.
 func Open(ctx context.Context, path string) (*transport.Node, error) {
 	if path == "" {
@@ -65,7 +66,7 @@ func Open(ctx context.Context, path string) (*transport.Node, error) {
 // OpenConfig is Open with a configuration that is read already, or made by the program,
 // and options. The routes of the configuration come after those of the options. A
 // configuration that says "intraprocess" needs no server: its nodes see all others of
-// the kind in the process. One with an outbox makes a node whose Carrier is an
+// the kind in the process. One that names servers of NATS makes a node over these, and the mail account is not used. One with an outbox makes a node whose Carrier is an
 // [outbox.Outbox]; the error wraps transport.ErrInUse when another process has its file.
 func OpenConfig(ctx context.Context, config email.Config, options *transport.Options) (*transport.Node, error) {
 	var o transport.Options

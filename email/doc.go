@@ -53,8 +53,9 @@
 //	  max-bytes: 1073741824
 //	  max-age: 120h
 //	  when-full: refuse                # or drop-oldest
+//	nats: nats://nats.example.com      # NATS instead of mail: a URL, or a section, see docs/nats.md
 //
-// Files are relative to the folder of the configuration file. Keys that are not known,
+// With the key nats the section email may be missing. Files are relative to the folder of the configuration file. Keys that are not known,
 // or hold something of another type, are errors.
 //
 // A bare host name means TLS on port 465 and 993. URLs choose:
