@@ -227,6 +227,9 @@ func (a *app) bed(o *benchOptions) (bench.Bed, error) {
 		if err != nil {
 			return nil, err
 		}
+		if len(config.NATS.Servers) > 0 {
+			return nil, usageErrorf("--carrier: the configuration says NATS, and config measures a mail account")
+		}
 		o.change(&config)
 		return bench.Configured{Config: config, Apart: publisher}, nil
 	}

@@ -12,7 +12,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/postbus/postbus"
 	"github.com/postbus/postbus/email"
 	"github.com/postbus/postbus/email/mailserver"
 	"github.com/postbus/postbus/transport"
@@ -33,6 +32,7 @@ const (
 )
 
 func (a *app) demoCommand() *cobra.Command {
+	carrier := ""
 	cmd := &cobra.Command{
 		Use:   "demo",
 		Short: "Show topics, services and wait sets at work over e-mail",
@@ -44,19 +44,32 @@ takes a few seconds, and fails if anything was lost.
 With --config it does the same on the mail account of that file: both nodes share the mailbox, and
 write to the account's own address whatever recipients the file names. The mails stay there.
 
+With --carrier nats the same programs talk over a NATS server, which demo starts instead of the mail
+server; so they do with --config and a file that says nats.
+
 ` + exitCodes,
 		Example: `  postbus demo
+  postbus demo --carrier nats
   postbus demo --config email.yml`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			// Only the flag counts: a demo sends no mail from an account that just happens
 			// to be configured.
-			if a.configPath == "" {
-				return a.localDemo(cmd.Context())
+			switch {
+			case carrier != "email" && carrier != "nats":
+				return usageErrorf("--carrier: %q is neither email nor nats", carrier)
+			case a.configPath != "" && cmd.Flags().Changed("carrier"):
+				return usageErrorf("--carrier: with --config the configuration says what the carrier is")
+			case a.configPath != "":
+				return a.configuredDemo(cmd.Context())
+			case carrier == "nats":
+				return a.natsDemo(cmd.Context())
 			}
-			return a.accountDemo(cmd.Context())
+			return a.localDemo(cmd.Context())
 		},
 	}
+	cmd.Flags().StringVar(&carrier, "carrier", "email", "`CARRIER` of the messages: email or nats")
+	_ = cmd.RegisterFlagCompletionFunc("carrier", cobra.FixedCompletions([]string{"email", "nats"}, cobra.ShellCompDirectiveNoFileComp)) // the flag exists
 	return cmd
 }
 
@@ -67,8 +80,8 @@ func (a *app) localDemo(ctx context.Context) error {
 		return err
 	}
 	defer server.Close()
-	d := newDemo(a, localPatience)
-	d.mailsTaken = func() uint64 { return server.Stats().Accepted }
+	d := newMailDemo(a, localPatience)
+	d.taken = func() uint64 { return server.Stats().Accepted }
 	accounts := server.Accounts()
 	robot, peer := accounts[0], accounts[1]
 	d.section("Mail server", "An SMTP and IMAP server in this process; everything goes over its TCP sockets.")
@@ -85,14 +98,17 @@ func (a *app) localDemo(ctx context.Context) error {
 	return d.run(ctx, account(robot, peer), account(peer, robot))
 }
 
-// accountDemo runs the demo on the configured account.
-func (a *app) accountDemo(ctx context.Context) error {
+// configuredDemo runs the demo on the configured account, or the configured servers of NATS.
+func (a *app) configuredDemo(ctx context.Context) error {
 	config, err := a.config()
 	if err != nil {
 		return err
 	}
 	if config.Intraprocess {
 		return fmt.Errorf("%s says intraprocess, and the demo shows e-mails: it needs an account", a.configPath)
+	}
+	if len(config.NATS.Servers) > 0 {
+		return a.configuredNATSDemo(ctx, config)
 	}
 	if len(a.to) > 0 {
 		return usageErrorf("--to: the demo writes to the account itself")
@@ -104,7 +120,7 @@ func (a *app) accountDemo(ctx context.Context) error {
 		SMTP: config.SMTP, IMAP: config.IMAP, Username: config.Username, Password: config.Password,
 		From: config.From, CA: config.CA, PollingPeriod: config.PollingPeriod, To: []string{address},
 	}
-	d := newDemo(a, accountPatience)
+	d := newMailDemo(a, accountPatience)
 	d.section("Mail account", "Both nodes share this account's mailbox and write to its address.")
 	d.printf("\n   SMTP   %s", config.SMTP)
 	d.printf("   IMAP   %s", config.IMAP)
@@ -115,12 +131,15 @@ func (a *app) accountDemo(ctx context.Context) error {
 
 // demo is one run of the demo.
 type demo struct {
-	logger     *slog.Logger
-	patience   time.Duration
-	mailsTaken func() uint64 // by the mail server, if it is ours
-	robot      *transport.Node
-	peer       *transport.Node
-	mails      mailRecorder
+	logger   *slog.Logger
+	patience time.Duration
+	unit     string        // what travels
+	taken    func() uint64 // how many of these the server has taken, if it is ours
+	openNode func(context.Context, email.Config) (*transport.Node, error)
+	showWire func() error // prints what was recorded; nil if nothing was
+	robot    *transport.Node
+	peer     *transport.Node
+	wire     recorder
 
 	topic   tally // messages on topicName
 	adder   tally // calls of adderName
@@ -133,10 +152,11 @@ type demo struct {
 	sections int
 }
 
-func newDemo(a *app, patience time.Duration) *demo {
+// newDemo returns a demo that has no nodes yet. how says how the programs talk.
+func newDemo(a *app, patience time.Duration, how string) *demo {
 	d := &demo{logger: a.logger, patience: patience, out: a.stdout, started: time.Now()}
 	d.topic.name, d.adder.name, d.battery.name = "messages on "+topicName, "calls of "+adderName, "calls of "+batteryName
-	d.printf("postbus demo: programs that talk to each other by e-mail")
+	d.printf("postbus demo: programs that talk to each other %s", how)
 	return d
 }
 
@@ -152,8 +172,8 @@ func (d *demo) run(ctx context.Context, robot, peer email.Config) error {
 		}
 	}
 	err = errors.Join(err, d.close(ctx))
-	if err == nil {
-		err = d.showMails()
+	if err == nil && d.showWire != nil {
+		err = d.showWire()
 	}
 	return errors.Join(err, d.summary())
 }
@@ -169,16 +189,6 @@ func (d *demo) open(ctx context.Context, robot, peer email.Config) (err error) {
 	d.event("robot", "connected")
 	d.event("peer", "connected")
 	return nil
-}
-
-// openNode opens a node whose mails are recorded. Programs call postbus.Open, or
-// postbus.OpenConfig, which record nothing.
-func (d *demo) openNode(ctx context.Context, config email.Config) (*transport.Node, error) {
-	carrier, err := email.Open(ctx, config, email.Options{Logger: d.logger, OnMail: d.mails.record})
-	if err != nil {
-		return nil, err
-	}
-	return postbus.New(carrier, &transport.Options{Logger: d.logger})
 }
 
 // close drains and closes the nodes that are open.

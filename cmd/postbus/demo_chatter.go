@@ -28,7 +28,7 @@ func (d *demo) chatter(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	d.mails.watch(pub.GID())
+	d.wire.watch(pub.GID())
 	return both(ctx,
 		func(ctx context.Context) error { return d.listen(ctx, sub, pub.GID()) },
 		func(ctx context.Context) error { return d.talk(ctx, pub) })

@@ -2,36 +2,58 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"slices"
 	"strings"
 	"sync"
+	"time"
 	"unicode"
 
+	"github.com/postbus/postbus"
+	"github.com/postbus/postbus/email"
 	"github.com/postbus/postbus/transport"
 )
 
-// maxShownLines is how many lines of a mail are shown: providers add many of their own.
+// maxShownLines is how many lines of a message are shown: providers of mail add many of their own.
 const maxShownLines = 80
 
-// mailRecorder keeps the mails that the demo shows: the first message of the talker, and
-// the first request of the client with its response. Others may use the same mailbox.
-type mailRecorder struct {
+// newMailDemo returns a demo whose nodes are on mail accounts, and whose mails are recorded. Programs call
+// postbus.Open, or postbus.OpenConfig, which record nothing.
+func newMailDemo(a *app, patience time.Duration) *demo {
+	d := newDemo(a, patience, "by e-mail")
+	d.unit = "mails"
+	d.openNode = func(ctx context.Context, config email.Config) (*transport.Node, error) {
+		carrier, err := email.Open(ctx, config, email.Options{Logger: d.logger, OnMail: d.wire.record})
+		if err != nil {
+			return nil, err
+		}
+		return postbus.New(carrier, &transport.Options{Logger: d.logger})
+	}
+	d.showWire = func() error {
+		return d.showMessages("The e-mails", "Some of the above as it travelled. Any mail program can show them.")
+	}
+	return d
+}
+
+// recorder keeps the messages that the demo shows as they travelled: the first of the talker, and
+// the first request of the client with its response. Others may use the same mailbox or server.
+type recorder struct {
 	mu                       sync.Mutex
 	senders                  []transport.GID
 	message, request, answer []byte
 	requestID                transport.ID
 }
 
-// watch has the mails of a publisher or client recorded.
-func (r *mailRecorder) watch(sender transport.GID) {
+// watch has what a publisher or client sends recorded.
+func (r *recorder) watch(sender transport.GID) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.senders = append(r.senders, sender)
 }
 
-// record is called for each mail that arrives. raw is only lent.
-func (r *mailRecorder) record(raw []byte, m *transport.Message) {
+// record is called for each message that arrives. raw is only lent.
+func (r *recorder) record(raw []byte, m *transport.Message) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	ours := slices.Contains(r.senders, m.Info.PublisherGID)
@@ -45,29 +67,29 @@ func (r *mailRecorder) record(raw []byte, m *transport.Message) {
 	}
 }
 
-// showMails prints what was recorded.
-func (d *demo) showMails() error {
-	d.section("The e-mails", "Some of the above as it travelled. Any mail program can show them.")
-	d.mails.mu.Lock()
-	defer d.mails.mu.Unlock()
-	for _, mail := range []struct {
+// showMessages prints what was recorded.
+func (d *demo) showMessages(title, text string) error {
+	d.section(title, text)
+	d.wire.mu.Lock()
+	defer d.wire.mu.Unlock()
+	for _, m := range []struct {
 		title string
 		raw   []byte
 	}{
-		{"A message on " + topicName, d.mails.message},
-		{"A request to " + adderName, d.mails.request},
-		{"The response: In-Reply-To is the Message-ID of the request", d.mails.answer},
+		{"A message on " + topicName, d.wire.message},
+		{"A request to " + adderName, d.wire.request},
+		{"The response: In-Reply-To is the Message-ID of the request", d.wire.answer},
 	} {
-		if mail.raw == nil {
-			return errors.New("an e-mail that was delivered has not been seen: " + mail.title)
+		if m.raw == nil {
+			return errors.New("a message that was delivered has not been seen: " + m.title)
 		}
-		d.printf("\n   --- %s %s", mail.title, strings.Repeat("-", max(3, 90-len(mail.title))))
-		d.printf("%s", indented(mail.raw))
+		d.printf("\n   --- %s %s", m.title, strings.Repeat("-", max(3, 90-len(m.title))))
+		d.printf("%s", indented(m.raw))
 	}
 	return nil
 }
 
-// indented returns a mail as lines of text that are safe for a terminal.
+// indented returns a message as lines of text that are safe for a terminal.
 func indented(raw []byte) string {
 	lines := strings.Split(strings.TrimRight(string(raw), "\r\n"), "\n")
 	if len(lines) > maxShownLines {

@@ -61,7 +61,7 @@ func (d *demo) addTwoInts(ctx context.Context) error {
 		return err
 	}
 	defer client.Close()
-	d.mails.watch(client.GID())
+	d.wire.watch(client.GID())
 	for _, request := range []addends{{2, 3}, {40, 2}, {-7, 7}, {math.MaxInt64, 1}} {
 		if err := d.call(ctx, client, request); err != nil {
 			return err

@@ -60,10 +60,13 @@ func (d *demo) summary() error {
 		}
 	}
 	took := time.Since(d.started).Seconds()
-	if d.mailsTaken != nil {
-		d.printf("\n   %d mails in %.1f s. 'postbus help' shows how to do this yourself.", d.mailsTaken(), took)
-	} else {
+	switch {
+	case d.taken != nil:
+		d.printf("\n   %d %s in %.1f s. 'postbus help' shows how to do this yourself.", d.taken(), d.unit, took)
+	case d.unit == "mails":
 		d.printf("\n   %.1f s. The mails are still in the mailbox.", took)
+	default:
+		d.printf("\n   %.1f s.", took)
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()

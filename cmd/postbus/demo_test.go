@@ -89,7 +89,7 @@ func TestDemoThatIsInterrupted(t *testing.T) {
 // TestDemoThatLosesMessages has messages counted that never arrive.
 func TestDemoThatLosesMessages(t *testing.T) {
 	var out bytes.Buffer
-	d := newDemo(&app{stdout: &out}, localPatience)
+	d := newDemo(&app{stdout: &out}, localPatience, "by e-mail")
 	d.topic.addSent()
 	d.topic.addSent()
 	d.topic.addReceived(1)
@@ -111,7 +111,7 @@ func TestDemoShowsTheMailsThatBelongTogether(t *testing.T) {
 		}
 	}
 	var none transport.ID
-	var r mailRecorder
+	var r recorder
 	r.watch(talker)
 	r.watch(client)
 	for _, mail := range []struct {

@@ -1,10 +1,12 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
+	"iter"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -14,6 +16,7 @@ import (
 
 	"github.com/postbus/postbus/email"
 	"github.com/postbus/postbus/transport"
+	"github.com/postbus/postbus/transport/nats"
 )
 
 func (a *app) durableCommand() *cobra.Command {
@@ -24,7 +27,10 @@ the state file: the key state of the configuration, or --file. These commands ar
 running program has open.
 
 A message that could not be handled is a dead letter: it stays in the file with the reason, and is
-not delivered any more until 'retry' says so.`,
+not delivered any more until 'retry' says so.
+
+With NATS the server keeps all that: 'list --dead' and 'purge' are for the dead letters of the streams of the
+configuration, whoever has made them, and 'nats consumer' for the rest.`,
 		"  postbus durable list\n  postbus durable retry monitor/17\n  postbus durable purge monitor",
 		a.durableListCommand(&file), a.durableRetryCommand(&file), a.durablePurgeCommand(&file), a.durableForgetCommand(&file))
 	cmd.PersistentFlags().StringVar(&file, "file", "", "the state in `FILE` instead of the configuration's")
@@ -38,6 +44,9 @@ func (a *app) withState(path string, f func(*email.State) error) error {
 		config, err := a.config()
 		if err != nil {
 			return err
+		}
+		if len(config.NATS.Servers) > 0 {
+			return errKeptByNATS
 		}
 		if path = config.State; path == "" {
 			return errors.New("the configuration has no state file: set state in it, or use --file")
@@ -68,10 +77,18 @@ the reason; what stands at its beginning is what 'retry' and 'purge' take. With 
 		Example:           "  postbus durable list\n  postbus durable list --dead --json",
 		Args:              noArgs,
 		ValidArgsFunction: cobra.NoFileCompletions,
-		RunE: func(*cobra.Command, []string) error {
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if config, ok, err := a.onNATS(*file); dead && (ok || err != nil) {
+				if err != nil {
+					return err
+				}
+				return a.withNATS(cmd.Context(), config, func(ctx context.Context, carrier *nats.Carrier) error {
+					return a.listDeadLetters(natsLetters(ctx, carrier), asJSON)
+				})
+			}
 			return a.withState(*file, func(s *email.State) error {
 				if dead {
-					return a.listDeadLetters(s, asJSON)
+					return a.listDeadLetters(stateLetters(s), asJSON)
 				}
 				return a.listDurables(s, asJSON)
 			})
@@ -121,6 +138,7 @@ func (a *app) listDurables(s *email.State, asJSON bool) error {
 // line's interface.
 type deadLetterJSON struct {
 	Letter    string    `json:"letter"`
+	For       string    `json:"for,omitempty"` // the durable name or group, where Letter does not say so
 	Name      string    `json:"name,omitempty"`
 	Kind      string    `json:"kind,omitempty"`
 	MessageID string    `json:"message_id,omitempty"`
@@ -131,16 +149,32 @@ type deadLetterJSON struct {
 	Attempts  int       `json:"attempts"`
 }
 
-func (a *app) listDeadLetters(s *email.State, asJSON bool) error {
+// describe fills in what the message says, unless it is nil.
+func (j *deadLetterJSON) describe(m *transport.Message) {
+	if m != nil {
+		j.Name, j.Kind, j.MessageID, j.From, j.Bytes = m.Name, m.Kind.String(), m.ID.String(), m.From, len(m.Body)
+	}
+}
+
+// stateLetters returns the dead letters of a state file.
+func stateLetters(s *email.State) iter.Seq2[deadLetterJSON, error] {
+	return func(yield func(deadLetterJSON, error) bool) {
+		for letter, err := range s.DeadLetters() {
+			j := deadLetterJSON{Letter: fmt.Sprintf("%s/%d", letter.Durable, letter.Number), Died: letter.Time.UTC(), Reason: letter.Reason, Attempts: letter.Attempts}
+			j.describe(letter.Message)
+			if !yield(j, err) {
+				return
+			}
+		}
+	}
+}
+
+func (a *app) listDeadLetters(letters iter.Seq2[deadLetterJSON, error], asJSON bool) error {
 	table := tabwriter.NewWriter(a.stdout, 0, 0, 2, ' ', 0)
 	lines := 0
-	for letter, err := range s.DeadLetters() {
+	for j, err := range letters {
 		if err != nil {
 			return err
-		}
-		j := deadLetterJSON{Letter: fmt.Sprintf("%s/%d", letter.Durable, letter.Number), Died: letter.Time.UTC(), Reason: letter.Reason, Attempts: letter.Attempts}
-		if m := letter.Message; m != nil {
-			j.Name, j.Kind, j.MessageID, j.From, j.Bytes = m.Name, m.Kind.String(), m.ID.String(), m.From, len(m.Body)
 		}
 		if asJSON {
 			if err := json.NewEncoder(a.stdout).Encode(j); err != nil {
@@ -151,7 +185,7 @@ func (a *app) listDeadLetters(s *email.State, asJSON bool) error {
 		if lines++; lines == 1 {
 			fmt.Fprintln(table, "LETTER\tDIED\tATTEMPTS\tBYTES\tNAME\tREASON")
 		}
-		fmt.Fprintf(table, "%s\t%s\t%d\t%d\t%s\t%s\n", j.Letter, letter.Time.Local().Format(time.DateTime), j.Attempts, j.Bytes, j.Name,
+		fmt.Fprintf(table, "%s\t%s\t%d\t%d\t%s\t%s\n", j.Letter, j.Died.Local().Format(time.DateTime), j.Attempts, j.Bytes, j.Name,
 			strings.Join(strings.Fields(displayable([]byte(j.Reason))), " "))
 	}
 	return table.Flush()
@@ -168,7 +202,11 @@ first time, by the next program that uses the durable name.
 		Example:           "  postbus durable retry\n  postbus durable retry monitor/17 monitor/18",
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(_ *cobra.Command, args []string) error {
-			return a.changeDeadLetters(*file, args, "to be delivered once more", (*email.State).Retry)
+			wanted, letters, err := lettersOf(args)
+			if err != nil {
+				return err
+			}
+			return a.changeDeadLetters(*file, wanted, letters, "to be delivered once more", (*email.State).Retry)
 		},
 	}
 }
@@ -183,32 +221,50 @@ func (a *app) durablePurgeCommand(file *string) *cobra.Command {
 ` + exitCodes,
 		Example:           "  postbus durable purge monitor/17\n  postbus durable purge --all",
 		ValidArgsFunction: cobra.NoFileCompletions,
-		RunE: func(_ *cobra.Command, args []string) error {
+		RunE: func(cmd *cobra.Command, args []string) error {
 			if (len(args) > 0) == all {
 				return usageErrorf("either dead letters and durable names, or --all is needed")
 			}
-			return a.changeDeadLetters(*file, args, "deleted", (*email.State).Purge)
+			wanted, letters, err := lettersOf(args)
+			if err != nil {
+				return err
+			}
+			config, ok, err := a.onNATS(*file)
+			switch {
+			case err != nil:
+				return err
+			case ok:
+				return a.purgeNATS(cmd.Context(), config, wanted, letters)
+			}
+			return a.changeDeadLetters(*file, wanted, letters, "deleted", (*email.State).Purge)
 		},
 	}
 	cmd.Flags().BoolVar(&all, "all", false, "all dead letters")
 	return cmd
 }
 
-// changeDeadLetters does something with the dead letters that the arguments name.
-func (a *app) changeDeadLetters(file string, args []string, done string, change func(*email.State, func(email.DeadLetter) bool) (int, error)) error {
-	wanted := make(map[string]bool)
-	letters := 0
+// lettersOf reads the arguments that name dead letters: as they are listed, or all with what stands in front of the
+// slash. Nil means all. letters is how many of them are of the first kind.
+func lettersOf(args []string) (wanted map[string]bool, letters int, err error) {
 	for _, arg := range args {
 		if _, number, ok := strings.Cut(arg, "/"); ok {
 			if _, err := strconv.ParseUint(number, 10, 64); err != nil {
-				return usageErrorf("%q is no dead letter; 'postbus durable list --dead' shows them", arg)
+				return nil, 0, usageErrorf("%q is no dead letter; 'postbus durable list --dead' shows them", arg)
 			}
 			letters++
 		}
+		if wanted == nil {
+			wanted = make(map[string]bool)
+		}
 		wanted[arg] = true
 	}
+	return wanted, letters, nil
+}
+
+// changeDeadLetters does something with the dead letters that are wanted.
+func (a *app) changeDeadLetters(file string, wanted map[string]bool, letters int, done string, change func(*email.State, func(email.DeadLetter) bool) (int, error)) error {
 	var selected func(email.DeadLetter) bool
-	if len(args) > 0 {
+	if wanted != nil {
 		selected = func(l email.DeadLetter) bool {
 			return wanted[l.Durable] || wanted[fmt.Sprintf("%s/%d", l.Durable, l.Number)]
 		}

@@ -82,7 +82,8 @@ func (a *app) rootCommand() *cobra.Command {
 		Short: "Topics and services over ordinary e-mail",
 		Long: `postbus sends messages between programs as e-mails: topics that anybody can publish to and
 listen on, and services that answer requests. All it needs is a mail account with SMTP and
-IMAP, or 'postbus mailserver' for tests on one machine.
+IMAP, or 'postbus mailserver' for tests on one machine. With the key nats in the configuration
+everything goes over NATS instead: 'postbus nats' is a server of that for tests.
 
 The account is described in a configuration file, email.yml. It is the first of these:
   --config FILE, $POSTBUS_CONFIG, $EMAIL_CONFIG_FILE, ./email.yml, ~/email.yml
@@ -122,7 +123,7 @@ The account is described in a configuration file, email.yml. It is the first of 
 	_ = root.RegisterFlagCompletionFunc("log-level",
 		cobra.FixedCompletions([]string{"debug", "info", "warn", "error"}, cobra.ShellCompDirectiveNoFileComp))
 
-	root.AddCommand(a.demoCommand(), a.mailserverCommand(), a.topicCommand(), a.serviceCommand(), a.outboxCommand(), a.durableCommand(), a.soakCommand(), a.benchCommand(), a.versionCommand())
+	root.AddCommand(a.demoCommand(), a.mailserverCommand(), a.natsCommand(), a.topicCommand(), a.serviceCommand(), a.outboxCommand(), a.durableCommand(), a.soakCommand(), a.benchCommand(), a.versionCommand())
 	root.InitDefaultCompletionCmd()
 	if completion, _, err := root.Find([]string{"completion"}); err == nil {
 		asGroup(completion)
@@ -245,6 +246,9 @@ func (a *app) config() (email.Config, error) {
 		return email.Config{}, err
 	}
 	if len(a.to) > 0 {
+		if len(config.NATS.Servers) > 0 {
+			return email.Config{}, usageErrorf("--to: %s says NATS, where messages have no recipients but go to whoever listens", path)
+		}
 		config.To, config.Cc, config.Bcc, config.Routes = a.to, nil, nil, nil
 	}
 	return config, nil

@@ -146,6 +146,9 @@ func (a *app) soakServer(o *soakOptions) (done func(), err error) {
 		if err != nil {
 			return nil, err
 		}
+		if len(config.NATS.Servers) > 0 {
+			return nil, usageErrorf("--server: the configuration says NATS, and a soak takes mail servers away")
+		}
 		if config.Intraprocess {
 			return nil, usageErrorf("--server: the configuration says intraprocess, and the processes of a soak can't hear each other then")
 		}
