@@ -1,0 +1,232 @@
+package bridge
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/postbus/postbus/internal/queue"
+	"github.com/postbus/postbus/transport"
+)
+
+const (
+	// DefaultTimeout is how long the other side has for the answer to a request without a deadline.
+	DefaultTimeout = time.Minute
+	// MaxMargin is the longest time that a request's deadline is made shorter for the way back of its answer.
+	MaxMargin = 5 * time.Second
+	// MaxCalls is how many calls of one rule can be under way at once. Further requests wait.
+	MaxCalls = 1 << 10
+)
+
+// answerTimeout is how long sending an answer is tried at least: the caller's deadline may have passed by
+// then.
+const answerTimeout = 30 * time.Second
+
+// service is a rule in requests, at work.
+type service struct {
+	*route
+	inbox    *queue.Inbox
+	underway atomic.Int64 // requests that the inbox has handed over
+}
+
+func openService(r *route) (crossing, error) {
+	s := &service{route: r}
+	var err error
+	s.inbox, err = queue.Attach(r.from.Node, r.rule.interest(), queue.Options{QoS: transport.QoS{KeepAll: true}})
+	if err != nil {
+		return nil, err
+	}
+	r.stated(s.inbox.Close)
+	if err := s.inbox.Handle(MaxCalls, s.forward); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// Drain implements crossing.
+func (s *service) Drain(ctx context.Context) error {
+	if err := s.inbox.Drain(ctx); err != nil {
+		return fmt.Errorf("rule %q: calls are still under way to %s: %w", s.rule, s.to.Name, err)
+	}
+	return nil
+}
+
+// forward has a request answered on the other side. ctx ends when Drain runs out of time.
+func (s *service) forward(ctx context.Context, d transport.Delivery) {
+	s.underway.Add(1)
+	defer s.underway.Add(-1)
+	m := d.Message
+	way, ok := mayCross(m, s.from.Name, s.to.Name)
+	switch {
+	case s.another(m):
+		s.ack(d)
+	case !ok:
+		s.looped.Add(1)
+		s.ack(d)
+	case d.Repeated: // its answer has been taken
+		s.repeated.Add(1)
+		s.ack(d)
+	case m.Expired(time.Now()):
+		s.expired.Add(1)
+		s.answer(ctx, []transport.Delivery{d}, errorOf(m, &transport.RemoteError{
+			Code: CodeDeadline, Text: "the deadline had passed when the request came to the bridge"}))
+	default:
+		s.call(ctx, d, way)
+	}
+}
+
+// call sends a request on the other side, waits for the answer and sends that back.
+func (s *service) call(ctx context.Context, d transport.Delivery, way []string) {
+	request := requestOf(d.Message, way, time.Now())
+	waiting, decided := context.WithDeadline(ctx, request.Deadline)
+	defer decided()
+	key := caller{request.Info.ClientGID, request.Info.RequestSequence}
+	begun, repetition, err := s.calls.begin(key, request.Name, d, decided)
+	switch {
+	case repetition == isHeld:
+		s.repeated.Add(1)
+		return
+	case repetition == isTooMany:
+		queue.Retry(d, "the answer to the request is awaited")
+		return
+	}
+	deliveries := []transport.Delivery{d}
+	var answer *transport.Message
+	if err == nil {
+		err = s.ask(waiting, request)
+		var held []transport.Delivery
+		answer, held = s.calls.end(begun)
+		deliveries = append(deliveries, held...)
+	}
+	if answer == nil && err == nil {
+		err = transport.ErrClosed
+	}
+	switch {
+	case answer != nil:
+		s.answer(ctx, deliveries, answerOf(d.Message, answer, s.to.Name, request.Name))
+	case ctx.Err() != nil:
+		s.giveBackAll(deliveries)
+	case errors.Is(err, transport.ErrClosed):
+		s.otherSideClosed()
+		if d.Settler != nil {
+			s.giveBackAll(deliveries)
+			return
+		}
+		fallthrough
+	default:
+		s.failed.Add(1)
+		s.answer(ctx, deliveries, errorOf(d.Message, failure(err, s.to.Name)))
+	}
+}
+
+// ask sends a request and waits until the call is decided, or its time is over.
+func (s *service) ask(waiting context.Context, request *transport.Message) error {
+	err := send(waiting, s.to.Node, func() *transport.Message {
+		next := *request
+		return &next
+	})
+	if err == nil {
+		s.forwarded.Add(1)
+	} else if failed, ok := errors.AsType[*transport.SendError](err); !ok || failed.Outcome != transport.Unknown {
+		return err
+	}
+	<-waiting.Done()
+	switch {
+	case !errors.Is(waiting.Err(), context.DeadlineExceeded):
+		return nil
+	case err != nil:
+		return fmt.Errorf("the request may not have been sent: %w", err)
+	}
+	return transport.ContextError(waiting)
+}
+
+// answer sends an answer to the original request, and settles what has brought it.
+func (s *service) answer(ctx context.Context, deliveries []transport.Delivery, answer *transport.Message) {
+	request := deliveries[0].Message
+	deadline := time.Now().Add(answerTimeout)
+	if request.Deadline.After(deadline) {
+		deadline = request.Deadline
+	}
+	sending, cancel := context.WithDeadline(ctx, deadline)
+	defer cancel()
+	err := send(sending, s.from.Node, func() *transport.Message {
+		next := *answer
+		return &next
+	})
+	if err == nil {
+		s.answered.Add(1)
+		for _, d := range deliveries {
+			s.ack(d)
+		}
+		return
+	}
+	if ctx.Err() != nil {
+		s.giveBackAll(deliveries)
+		return
+	}
+	s.from.Node.Logger().Warn("bridge: an answer can't be sent back",
+		"to", s.from.Name, "name", request.Name, "message_id", request.ID.String(), "error", err)
+	failed, ok := errors.AsType[*transport.SendError](err)
+	for _, d := range deliveries {
+		if !errors.Is(err, transport.ErrClosed) && (!ok || failed.Outcome == transport.Permanent) {
+			d.Term(err.Error())
+		} else {
+			queue.Retry(d, err.Error())
+		}
+	}
+}
+
+func (s *service) giveBackAll(deliveries []transport.Delivery) {
+	for _, d := range deliveries {
+		s.giveBack(d)
+	}
+}
+
+func (s *service) stats() Stats {
+	stats := s.route.stats()
+	stats.Dropped += s.inbox.Dropped()
+	stats.Waiting = s.inbox.Len() + int(s.underway.Load())
+	return stats
+}
+
+// requestOf returns a request as it is sent on the other side: with a client and number that lead the answer back
+// here, and with less time.
+func requestOf(m *transport.Message, way []string, now time.Time) *transport.Message {
+	request := across(m, way)
+	request.Deadline = shorter(m.Deadline, now)
+	gid, number := m.Info.ClientGID, m.Info.RequestSequence
+	if gid != gid.Short() && number != 0 {
+		request.Info.ClientGID, request.Info.RequestSequence = gid, number
+		if client, n, ok := m.ID.Origin(); ok && client == gid && n == number {
+			return request
+		}
+	} else {
+		gid, number = identityOf(m.ID), 1
+	}
+	// The node makes the ID of these. It has to lead to the call: a person's answer names nothing else.
+	request.ID = transport.ID{}
+	request.Info.PublisherGID, request.Info.Sequence = gid, number
+	request.Info.ClientGID, request.Info.RequestSequence = gid, number
+	return request
+}
+
+// identityOf returns the client that stands for the sender of a request that names none of its own. It is the same
+// whenever the request comes, if it has an ID.
+func identityOf(id transport.ID) transport.GID {
+	if id.IsZero() {
+		return transport.NewGID()
+	}
+	sum := sha256.Sum256([]byte("request " + id.String()))
+	return transport.GID(sum[:16])
+}
+
+// shorter returns the deadline of a request on the other side.
+func shorter(deadline, now time.Time) time.Time {
+	if deadline.IsZero() {
+		return now.Add(DefaultTimeout)
+	}
+	return deadline.Add(-min(max(deadline.Sub(now), 0)/10, MaxMargin))
+}
