@@ -123,7 +123,7 @@ The account is described in a configuration file, email.yml. It is the first of 
 	_ = root.RegisterFlagCompletionFunc("log-level",
 		cobra.FixedCompletions([]string{"debug", "info", "warn", "error"}, cobra.ShellCompDirectiveNoFileComp))
 
-	root.AddCommand(a.demoCommand(), a.mailserverCommand(), a.natsCommand(), a.topicCommand(), a.serviceCommand(), a.outboxCommand(), a.durableCommand(), a.soakCommand(), a.benchCommand(), a.versionCommand())
+	root.AddCommand(a.demoCommand(), a.mailserverCommand(), a.natsCommand(), a.topicCommand(), a.serviceCommand(), a.bridgeCommand(), a.outboxCommand(), a.durableCommand(), a.soakCommand(), a.benchCommand(), a.versionCommand())
 	root.InitDefaultCompletionCmd()
 	if completion, _, err := root.Find([]string{"completion"}); err == nil {
 		asGroup(completion)

@@ -102,7 +102,7 @@ func New(from, to Side, rules ...Rule) (*Bridge, error) {
 
 func checkSides(from, to Side) error {
 	for _, s := range []Side{from, to} {
-		if !validSide(s.Name) {
+		if !ValidSideName(s.Name) {
 			return fmt.Errorf("%.80q is no name of a side: 1 to %d of A-Z a-z 0-9 _ - . are allowed", s.Name, MaxSideName)
 		}
 		if s.Node == nil {

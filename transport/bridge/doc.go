@@ -14,7 +14,8 @@
 // # What a receiver sees
 //
 // The message as it was published: its ID, publisher and number, source time, content type, header fields, file name
-// and body. Only Message.From is the bridge's, and the field [HeaderWay] is added. So a
+// and body. Only Message.From is the bridge's, and the field [HeaderWay] is added: a message that has
+// [transport.MaxHeaderFields] without it can't cross. So a
 // receiver drops what it has got already, and sees each publisher's messages in order. The deadline of a topic
 // message stays as it is; one that has passed is not forwarded.
 //
@@ -23,7 +24,7 @@
 // A rule for services makes the bridge a server on the side where calls are made and a client on the side where
 // the servers are. The request crosses with the client and the number that it was sent with, so that the
 // server knows a repetition and answers it with what it has kept; the answer goes back as one to the
-// original request, to where that wanted it. It may be a person's, by mail.
+// original request, to where that wanted it. It may be a person's reply to the mail that the request has become.
 //
 // The request has to be answered a little earlier on the far side, so that the answer has time for the way
 // back: by a tenth of the time that is left, at most [MaxMargin]. A request without a deadline is given [DefaultTimeout].

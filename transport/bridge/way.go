@@ -18,8 +18,8 @@ const (
 	MaxSideName = 32
 )
 
-// validSide reports whether s can be the name of a side: 1 to MaxSideName of A-Z a-z 0-9 _ - and dots.
-func validSide(s string) bool {
+// ValidSideName reports whether s can be the name of a side: 1 to MaxSideName of A-Z a-z 0-9 _ - and dots.
+func ValidSideName(s string) bool {
 	return s != "" && len(s) <= MaxSideName && !strings.ContainsFunc(s, func(r rune) bool {
 		return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '_' || r == '-' || r == '.')
 	})
@@ -30,7 +30,7 @@ func validSide(s string) bool {
 func wayOf(m *transport.Message) (way []string, ok bool) {
 	for _, value := range m.Header.Values(HeaderWay) {
 		for name := range strings.SplitSeq(value, ",") {
-			if len(way) == MaxHops || !validSide(name) {
+			if len(way) == MaxHops || !ValidSideName(name) {
 				return nil, false
 			}
 			way = append(way, name)
