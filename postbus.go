@@ -18,6 +18,7 @@
 //     complete mail server for tests, in process
 //   - transport/nats: the carrier over NATS
 //   - transport/outbox: messages are kept on disk until they can be sent
+//   - transport/bridge: joins two means of transport
 //   - intraprocess: the carrier in memory, for tests
 //
 // The command postbus (cmd/postbus) does the same from a shell.

@@ -36,6 +36,10 @@
 // A client that has no identity of its own (a person's mail, a plain request of NATS, rmw_email) gets one for the far
 // side, which is made of the ID of its request, and so is the same whenever the request comes.
 //
+// The bridge is in the place of the servers for those who call: that nobody serves a name they hear from it. Where a
+// subscription hides that there is no server (see package nats), a rule for topics whose pattern stands for the names of services
+// does so, too.
+//
 // # Nothing lost
 //
 // A rule with a durable name, or a group, is done with a message when the other side has taken it, and with a

@@ -44,17 +44,29 @@ func onMail(server *mailserver.Server, address string, to ...string) email.Confi
 	return email.Config{SMTP: server.SMTPURL(), IMAP: server.IMAPURL(), Username: address, Password: "secret", To: to}
 }
 
-// mailNode returns a node on mail that is closed at the end of the test.
-func mailNode(t testing.TB, config email.Config) *transport.Node {
+// openMail returns a node on mail that the test closes itself.
+func openMail(t testing.TB, config email.Config) *transport.Node {
 	t.Helper()
-	carrier, err := email.Open(t.Context(), config, email.Options{Logger: quiet})
+	carrier, err := email.Open(t.Context(), config, email.Options{Logger: quiet, Offline: config.State != ""})
 	if err != nil {
 		t.Fatal(err)
 	}
+	return nodeOf(t, carrier)
+}
+
+func nodeOf(t testing.TB, carrier transport.Carrier) *transport.Node {
+	t.Helper()
 	node, err := transport.NewNode(carrier, &transport.Options{Logger: quiet})
 	if err != nil {
 		t.Fatal(err)
 	}
+	return node
+}
+
+// mailNode returns a node on mail that is closed at the end of the test.
+func mailNode(t testing.TB, config email.Config) *transport.Node {
+	t.Helper()
+	node := openMail(t, config)
 	closeLater(t, node)
 	return node
 }
@@ -281,14 +293,7 @@ func TestDurableOnMail(t *testing.T) {
 	config := onMail(server, bridgeAddress, programAddress)
 	config.State = t.TempDir() + "/state.db"
 	run := func(use func()) {
-		carrier, err := email.Open(t.Context(), config, email.Options{Logger: quiet})
-		if err != nil {
-			t.Fatal(err)
-		}
-		node, err := transport.NewNode(carrier, &transport.Options{Logger: quiet})
-		if err != nil {
-			t.Fatal(err)
-		}
+		node := openMail(t, config)
 		b := openBridge(t, bridge.Side{Name: "mail", Node: node}, bridge.Side{Name: "bus", Node: newNode(t, bus)},
 			"services -> /x durable=services", "topics -> /t durable=topics")
 		use()

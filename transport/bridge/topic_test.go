@@ -14,6 +14,7 @@ import (
 
 	"github.com/postbus/postbus/intraprocess"
 	"github.com/postbus/postbus/pubsub"
+	"github.com/postbus/postbus/service"
 	"github.com/postbus/postbus/transport"
 	"github.com/postbus/postbus/transport/bridge"
 )
@@ -382,6 +383,54 @@ func TestOtherSideClosed(t *testing.T) {
 		closeLater(t, openBridge(t, from, bridge.Side{Name: "b", Node: newNode(t, busB)}, "topics -> /x durable=d"))
 		if m := next(t, sub); string(m.Body) != "kept" {
 			t.Errorf("got %q", m.Body)
+		}
+	})
+}
+
+// TestGroupOfBridges: two bridges that stand in for each other share what crosses, and each message and call crosses once,
+// also when one of them ends in between.
+func TestGroupOfBridges(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		busA, busB := intraprocess.NewBus(), intraprocess.NewBus()
+		texts := []string{"topics -> /x group=bridges", "services -> /y group=bridges"}
+		nodeA := newNode(t, busA)
+		first := openBridge(t, bridge.Side{Name: "a", Node: nodeA}, bridge.Side{Name: "b", Node: newNode(t, busB)}, texts...)
+		second := join(t, "a", busA, "b", busB, texts...)
+		sub := subscribe(t, newNode(t, busB), "/x", pubsub.KeepAll())
+		runs := 0
+		serve(t, newNode(t, busB), "/y", func(context.Context, *transport.Message) ([]byte, error) {
+			runs++
+			return nil, nil
+		}, service.Concurrency(1))
+		node := newNode(t, busA)
+		pub, client := publisher(t, node, "/x"), newClient(t, node, "/y")
+		const n = 100
+		for i := range n {
+			publish(t, pub, fmt.Sprint(i))
+			if _, err := client.Call(t.Context(), nil); err != nil {
+				t.Fatal(err)
+			}
+			if i == n/2 {
+				if err := first.Close(t.Context()); err != nil {
+					t.Error(err)
+				}
+			}
+		}
+		synctest.Wait()
+		came := make(map[string]int)
+		for m, ok := sub.TryNext(); ok; m, ok = sub.TryNext() {
+			came[string(m.Body)]++
+		}
+		if len(came) != n || runs != n {
+			t.Errorf("%d messages have come, and %d requests", len(came), runs)
+		}
+		for text, count := range came {
+			if count != 1 {
+				t.Errorf("%s came %d times", text, count)
+			}
+		}
+		if one, other := sum(first), sum(second); one.Forwarded == 0 || other.Forwarded == 0 || one.Forwarded+other.Forwarded != 2*n {
+			t.Errorf("one has forwarded %d, the other %d", one.Forwarded, other.Forwarded)
 		}
 	})
 }
