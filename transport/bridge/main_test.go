@@ -137,19 +137,26 @@ func newClient(t testing.TB, node *transport.Node, name string) *service.Client 
 // echo answers with the request.
 func echo(_ context.Context, m *transport.Message) ([]byte, error) { return m.Body, nil }
 
-// sum adds up what the bridges count.
-func sum(bridges ...*bridge.Bridge) (all bridge.Stats) {
-	for _, b := range bridges {
-		for _, s := range b.Stats() {
-			all.Forwarded += s.Forwarded
-			all.Answered += s.Answered
-			all.Looped += s.Looped
-			all.Repeated += s.Repeated
-			all.Expired += s.Expired
-			all.Failed += s.Failed
-			all.Dropped += s.Dropped
-			all.Waiting += s.Waiting
-		}
+// total closes a bridge and returns what it has counted.
+func total(t testing.TB, b *bridge.Bridge) bridge.Stats {
+	t.Helper()
+	if err := b.Close(t.Context()); err != nil {
+		t.Error(err)
+	}
+	return sum(b)
+}
+
+// sum adds up what a bridge counts.
+func sum(b *bridge.Bridge) (all bridge.Stats) {
+	for _, s := range b.Stats() {
+		all.Forwarded += s.Forwarded
+		all.Answered += s.Answered
+		all.Looped += s.Looped
+		all.Repeated += s.Repeated
+		all.Expired += s.Expired
+		all.Failed += s.Failed
+		all.Dropped += s.Dropped
+		all.Waiting += s.Waiting
 	}
 	return all
 }

@@ -107,7 +107,7 @@ func TestNATS(t *testing.T) {
 			t.Errorf("%s: got %+v, %v", name, answer, err)
 		}
 	}
-	if s := sum(j.bridge); s.Failed != 0 || s.Dropped != 0 || s.Answered != 2 {
+	if s := total(t, j.bridge); s.Failed != 0 || s.Dropped != 0 || s.Answered != 2 {
 		t.Errorf("%+v", s)
 	}
 }

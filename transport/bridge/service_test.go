@@ -68,7 +68,7 @@ func TestService(t *testing.T) {
 	if answer, err := newClient(t, nodeB, "/down").Call(ctx, []byte("back")); err != nil || string(answer.Body) != "back" {
 		t.Errorf("got %v, %v", answer, err)
 	}
-	if s := sum(b); s.Forwarded != 3 || s.Answered != 3 || s.Failed != 0 {
+	if s := total(t, b); s.Forwarded != 3 || s.Answered != 3 || s.Failed != 0 {
 		t.Errorf("%+v", s)
 	}
 }
@@ -104,7 +104,7 @@ func TestManyCalls(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if s := sum(b); s.Answered != clients*each || s.Waiting != 0 {
+	if s := total(t, b); s.Answered != clients*each || s.Waiting != 0 {
 		t.Errorf("%+v", s)
 	}
 }
@@ -157,6 +157,7 @@ func TestNobodyAnswers(t *testing.T) {
 				t.Errorf("%s: after %v, not %v", test.body, took, test.after)
 			}
 		}
+		synctest.Wait()
 		if s := sum(b); s.Failed != 5 || s.Answered != 5 || s.Forwarded != 1 {
 			t.Errorf("%+v", s)
 		}
@@ -313,6 +314,7 @@ func TestServiceBothWays(t *testing.T) {
 				t.Error(err)
 			}
 		}
+		synctest.Wait()
 		if s := sum(b); s.Looped != 2 || s.Answered != 2 {
 			t.Errorf("%+v", s)
 		}
