@@ -58,8 +58,15 @@ func (g GID) Short() GID {
 
 // String returns the text form, which ParseGID reads.
 func (g GID) String() string {
+	var room [32]byte
+	b, _ := g.AppendText(room[:0])
+	return string(b)
+}
+
+// AppendText appends the text form. It implements [encoding.TextAppender], and never fails.
+func (g GID) AppendText(b []byte) ([]byte, error) {
 	if [12]byte(g[:12]) == ([12]byte{}) {
-		return strconv.FormatUint(uint64(binary.BigEndian.Uint32(g[12:])), 10)
+		return strconv.AppendUint(b, uint64(binary.BigEndian.Uint32(g[12:])), 10), nil
 	}
-	return hex.EncodeToString(g[:])
+	return hex.AppendEncode(b, g[:]), nil
 }

@@ -50,10 +50,10 @@ func ParseID(s string) ID {
 		return ID{rest: s}
 	}
 	// Only the canonical form is ours, so that String gives back what was read.
-	if id := NewID(gid, seq, host); id.String() == s {
-		return id
+	if len(number) > 1 && number[0] == '0' || strings.ContainsAny(gidText, "ABCDEF") {
+		return ID{rest: s}
 	}
-	return ID{rest: s}
+	return NewID(gid, seq, host)
 }
 
 // IsZero reports whether id is the zero ID.
@@ -70,11 +70,19 @@ func (id ID) String() string {
 	if id.gid.IsZero() {
 		return id.rest
 	}
-	b := make([]byte, 0, 20+1+32+1+len(id.rest))
+	var room [128]byte
+	b, _ := id.AppendText(room[:0])
+	return string(b)
+}
+
+// AppendText appends what String returns. It implements [encoding.TextAppender], and never fails.
+func (id ID) AppendText(b []byte) ([]byte, error) {
+	if id.gid.IsZero() {
+		return append(b, id.rest...), nil
+	}
 	b = strconv.AppendUint(b, id.seq, 10)
 	b = append(b, '.')
 	b = hex.AppendEncode(b, id.gid[:])
 	b = append(b, '@')
-	b = append(b, id.rest...)
-	return string(b)
+	return append(b, id.rest...), nil
 }

@@ -52,19 +52,25 @@ type part struct {
 	end   int
 }
 
+// usualFields is how many fields a message has at most, as a rule. Go's maps are much faster up to this size.
+const usualFields = 8
+
 var envelopes = sync.Pool{New: func() any { return newEnvelope() }}
 
 func newEnvelope() *envelope {
 	return &envelope{
-		msg:    nats.Msg{Header: make(nats.Header, 16)},
+		msg:    nats.Msg{Header: make(nats.Header, usualFields)},
 		values: make([]string, 0, 16),
-		text:   make([]byte, 0, 256),
+		text:   make([]byte, 0, 384),
 		parts:  make([]part, 0, 8),
 	}
 }
 
 // release gives an envelope back, whose message has been written.
 func (e *envelope) release() {
+	if len(e.msg.Header) > usualFields {
+		return // its map has grown for good
+	}
 	clear(e.msg.Header)
 	clear(e.values)
 	e.msg.Subject, e.msg.Reply, e.msg.Data = "", "", nil
@@ -92,6 +98,19 @@ func (e *envelope) setUint(field string, n uint64) {
 	e.made(field)
 }
 
+func (e *envelope) setGID(field string, g transport.GID) {
+	e.text, _ = g.AppendText(e.text) // it never fails
+	e.made(field)
+}
+
+// setID adds an ID, and returns its text, which is valid until the next field is added.
+func (e *envelope) setID(field string, id transport.ID) ([]byte, error) {
+	start := len(e.text)
+	e.text, _ = id.AppendText(e.text) // it never fails
+	e.made(field)
+	return e.text[start:], validID(e.text[start:])
+}
+
 // finish adds the fields that were made.
 func (e *envelope) finish() {
 	text, start := string(e.text), 0
@@ -106,21 +125,18 @@ func (e *envelope) write(m *transport.Message, address string) error {
 	if err := checkKind(m); err != nil {
 		return err
 	}
-	id := m.ID.String()
-	if err := validID(id); err != nil {
+	e.msg.Data = m.Body
+	id, err := e.setID(headerID, m.ID)
+	if err != nil {
 		return fmt.Errorf("the message's ID: %w", err)
 	}
-	e.msg.Data = m.Body
-	e.set(headerID, id)
-	if host, ok := strings.CutSuffix(id, address); !ok || !strings.HasSuffix(host, "@") {
+	if at := len(id) - len(address) - 1; at < 0 || id[at] != '@' || string(id[at+1:]) != address {
 		e.set(headerFrom, address)
 	}
 	if !m.InReplyTo.IsZero() {
-		request := m.InReplyTo.String()
-		if err := validID(request); err != nil {
+		if _, err := e.setID(headerInReplyTo, m.InReplyTo); err != nil {
 			return fmt.Errorf("the ID of the request that is answered: %w", err)
 		}
-		e.set(headerInReplyTo, request)
 	}
 	e.writeInfo(m)
 	e.writeContent(m)
@@ -135,13 +151,13 @@ func (e *envelope) writeInfo(m *transport.Message) {
 		e.setInt(transport.HeaderSourceTimestamp, nanoseconds(info.SourceTime))
 	}
 	if !info.PublisherGID.IsZero() {
-		e.set(transport.HeaderPublisherGID, info.PublisherGID.String())
+		e.setGID(transport.HeaderPublisherGID, info.PublisherGID)
 	}
 	if info.Sequence != 0 {
 		e.setUint(transport.HeaderPublisherSequence, info.Sequence)
 	}
 	if !info.ClientGID.IsZero() {
-		e.set(transport.HeaderClientGID, info.ClientGID.String())
+		e.setGID(transport.HeaderClientGID, info.ClientGID)
 		e.setUint(transport.HeaderRequestSequence, info.RequestSequence)
 	}
 	if !m.Deadline.IsZero() {
@@ -259,7 +275,7 @@ func checkKind(m *transport.Message) error {
 }
 
 // validID checks that a Message-ID is printable ASCII without blanks and angle brackets, as in mails.
-func validID(id string) error {
+func validID[T string | []byte](id T) error {
 	if len(id) == 0 || len(id) > maxID {
 		return fmt.Errorf("it has %d bytes, 1 to %d are allowed", len(id), maxID)
 	}

@@ -105,7 +105,7 @@ func (b *inbox) subject(m *transport.Message) string {
 	text := make([]byte, 0, len(b.address)+1+32+1+20)
 	text = append(text, b.address...)
 	text = append(text, '.')
-	text = append(text, m.Info.ClientGID.String()...)
+	text, _ = m.Info.ClientGID.AppendText(text) // it never fails
 	text = append(text, '.')
 	return string(strconv.AppendUint(text, m.Info.RequestSequence, 10))
 }

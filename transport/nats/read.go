@@ -124,11 +124,14 @@ func first(header nats.Header, field string) string {
 
 // parseID reads a Message-ID. What can't be one is none.
 func parseID(s string) transport.ID {
-	id := transport.ParseID(s)
-	if validID(id.String()) != nil {
+	s = strings.TrimSpace(s)
+	if strings.HasPrefix(s, "<") && strings.HasSuffix(s, ">") {
+		s = s[1 : len(s)-1]
+	}
+	if validID(s) != nil {
 		return transport.ID{}
 	}
-	return id
+	return transport.ParseID(s)
 }
 
 // readTime reads nanoseconds since the Unix epoch. What can't be read is the zero time.
