@@ -50,10 +50,19 @@ func ParseID(s string) ID {
 		return ID{rest: s}
 	}
 	// Only the canonical form is ours, so that String gives back what was read.
-	if len(number) > 1 && number[0] == '0' || strings.ContainsAny(gidText, "ABCDEF") {
+	if len(number) > 1 && number[0] == '0' || hasUpperCase(gidText) {
 		return ID{rest: s}
 	}
 	return NewID(gid, seq, host)
+}
+
+func hasUpperCase(s string) bool {
+	for i := range len(s) {
+		if c := s[i]; 'A' <= c && c <= 'Z' {
+			return true
+		}
+	}
+	return false
 }
 
 // IsZero reports whether id is the zero ID.

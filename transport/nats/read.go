@@ -27,13 +27,8 @@ func read(header nats.Header, body []byte) (m *transport.Message, ours bool) {
 		}
 	}
 	ours = !m.Info.SourceTime.IsZero() || !m.Info.PublisherGID.IsZero() || !m.Info.ClientGID.IsZero() || code != nil
-	switch id := first(header, headerID); {
-	case m.ID.IsZero():
+	if m.ID.IsZero() {
 		m.ID = parseID(first(header, headerDedup))
-	case m.From == "":
-		if host := strings.TrimSuffix(id[strings.LastIndexByte(id, '@')+1:], ">"); validID(host) == nil {
-			m.From = host
-		}
 	}
 	switch {
 	case code != nil:
@@ -56,6 +51,9 @@ func readField(m *transport.Message, code **int, field, value string) bool {
 	switch field {
 	case headerID:
 		m.ID = parseID(value)
+		if at := strings.LastIndexByte(value, '@'); m.From == "" && at > 0 && !m.ID.IsZero() {
+			m.From = strings.TrimRight(value[at+1:], "> ")
+		}
 	case headerInReplyTo:
 		m.InReplyTo = parseID(value)
 	case headerFrom:

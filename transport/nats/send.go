@@ -109,9 +109,6 @@ func (e *envelope) writePlain(m *transport.Message) {
 
 // publish sends a message that is ready.
 func (c *Carrier) publish(e *envelope) *transport.SendError {
-	if !c.conn.IsConnected() {
-		return c.notConnected(nats.ErrDisconnected)
-	}
 	if err := c.conn.PublishMsg(&e.msg); err != nil {
 		return c.publishError(err, len(e.msg.Data))
 	}
@@ -121,6 +118,8 @@ func (c *Carrier) publish(e *envelope) *transport.SendError {
 // publishError returns the error of a message that could not be written to the connection.
 func (c *Carrier) publishError(err error, body int) *transport.SendError {
 	switch {
+	case !c.conn.IsConnected() && errors.Is(err, nats.ErrHeadersNotSupported): // as far as is known before the first connection
+		return c.notConnected(nats.ErrDisconnected)
 	case errors.Is(err, nats.ErrMaxPayload):
 		err = fmt.Errorf("%w: the server takes %d bytes at most, header included, and the body has %d", transport.ErrTooLarge, c.conn.MaxPayload(), body)
 		return &transport.SendError{Outcome: transport.Permanent, Err: err}
