@@ -32,6 +32,7 @@ type consumer struct {
 	interest transport.Interest
 	lease    time.Duration // AckWait of JetStream's consumer
 	book     book
+	page     *page
 	claim    *claim // of a durable name
 	back     backlog
 	opened   chan struct{} // gets an element when something is open
@@ -46,6 +47,11 @@ type consumer struct {
 	uncounted map[uint64]int
 	// waiting is how many messages a former user of the durable name had left with the server.
 	waiting int
+	// doneElsewhere and openElsewhere are what the pages of others have said last; left is what was left to those who
+	// have it open.
+	doneElsewhere map[uint64]struct{}
+	openElsewhere map[uint64]int
+	left          map[uint64]struct{}
 }
 
 const (
@@ -83,7 +89,9 @@ func (s *stream) consumer(in transport.Interest) (*consumer, error) {
 			stream: s, name: name, label: label, interest: in, lease: durableLease, book: book{s, name},
 			opened: make(chan struct{}, 1),
 			open:   make(map[uint64]*ticket), known: make(map[order.Key]uint64), delayed: make(map[uint64]order.Key), uncounted: make(map[uint64]int),
+			left: make(map[uint64]struct{}),
 		}
+		c.page = newPage(c)
 		if in.Group != "" {
 			c.lease = cmp.Or(in.Lease, transport.DefaultLease)
 		} else {
@@ -162,6 +170,7 @@ func (c *consumer) adopt(info *jetstream.ConsumerInfo) error {
 	if info.Config.AckPolicy != jetstream.AckExplicitPolicy || info.Config.DeliverSubject != "" {
 		return fmt.Errorf("%s: the consumer %s of stream %s has not been made by postbus: %w", c.label, c.name, c.stream.Name, transport.ErrInUse)
 	}
+	c.page.begin(info.Created)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if wait := info.Config.AckWait; wait != c.lease && wait > 0 {

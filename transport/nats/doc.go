@@ -47,6 +47,10 @@
 // Streams (see [Config]) make what is published to their names durable: then Send waits until the message is stored, and
 // durable names, groups that remember, and the last messages of a topic are possible.
 //
+// A server that is killed has what it has confirmed to have stored, but may have forgotten what it had delivered in its last moments, and
+// what of that was settled. So carriers write both down in a stream, and nothing that was settled is delivered again, nor to a second member of a
+// group what the first one has. That costs a group one round trip more for what it delivers at a time.
+//
 // # Outages
 //
 // The carrier connects again for ever, to any server of the cluster, after a tenth of a second at first and half a minute in the

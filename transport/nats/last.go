@@ -79,6 +79,9 @@ func (f *follower) take(msg *nats.Msg, p place) {
 	}
 }
 
+// flush implements source.
+func (f *follower) flush(context.Context) {}
+
 // refuse implements source.
 func (f *follower) refuse(*nats.Msg) {}
 

@@ -27,6 +27,9 @@ type member struct {
 	puller     *puller
 	delivering atomic.Bool
 
+	// taken has what is delivered with the next flush. It is the puller's.
+	taken []*ticket
+
 	// consumer.mu guards the rest.
 	held int       // deliveries that are not settled
 	rest time.Time // it asks for nothing before, so that others get what it has given back
@@ -61,8 +64,11 @@ func (m *member) prepare(ctx context.Context) (s supply, err error) {
 	c := m.consumer
 	began := time.Now()
 	info, err := c.ensure(ctx)
-	if err != nil || c.claim == nil {
-		return supply{consumer: c.name}, err
+	if err != nil {
+		return supply{}, err
+	}
+	if c.claim == nil {
+		return supply{consumer: c.name}, c.readPages(ctx)
 	}
 	if err := c.claim.confirm(ctx); err != nil {
 		return supply{}, err
@@ -81,7 +87,7 @@ func (m *member) prepare(ctx context.Context) (s supply, err error) {
 			return supply{}, err
 		}
 	}
-	return supply{consumer: c.name, next: info.Delivered.Consumer + 1, returned: info.NumAckPending > 0}, nil
+	return supply{consumer: c.name, next: info.Delivered.Consumer + 1, returned: info.NumAckPending > 0}, c.readPages(ctx)
 }
 
 // lookAgain is how long to wait before the server is asked again what is unsettled.
@@ -158,7 +164,7 @@ func (m *member) refuse(msg *nats.Msg) { m.consumer.reply(msg.Reply, wordNak) }
 // take implements source.
 func (m *member) take(msg *nats.Msg, p place) {
 	c := m.consumer
-	if c.comesAgain(msg.Reply, p) {
+	if c.comesAgain(msg.Reply, p) || c.leaveToOther(msg.Reply, p) {
 		return
 	}
 	carrier := c.stream.carrier
@@ -185,9 +191,39 @@ func (m *member) take(msg *nats.Msg, p place) {
 	case err != nil:
 		t.Term(err.Error())
 	default:
-		m.delivering.Store(true)
-		m.deliver(transport.Delivery{Message: message, Settler: t, Attempt: t.attempt, Repeated: t.repeated})
-		m.delivering.Store(false)
+		m.taken = append(m.taken, t)
+	}
+}
+
+// flush implements source. What a group delivers is put on the page first, so that a server that is killed and has forgotten that
+// it has delivered something does not deliver it to somebody else.
+func (m *member) flush(ctx context.Context) {
+	if len(m.taken) == 0 {
+		return
+	}
+	tickets := m.taken
+	m.taken = nil
+	c := m.consumer
+	if c.claim == nil {
+		attempts := make(map[uint64]int, len(tickets))
+		c.mu.Lock()
+		for _, t := range tickets {
+			attempts[t.seq] = t.delivered
+		}
+		c.mu.Unlock()
+		ctx, cancel := context.WithTimeout(ctx, apiTimeout)
+		defer cancel()
+		if err := c.page.hold(ctx, attempts); err != nil {
+			for _, t := range tickets {
+				t.passOn(0)
+			}
+			return
+		}
+	}
+	m.delivering.Store(true)
+	defer m.delivering.Store(false)
+	for _, t := range tickets {
+		m.deliver(transport.Delivery{Message: t.message, Settler: t, Attempt: t.attempt, Repeated: t.repeated})
 	}
 }
 
@@ -223,6 +259,9 @@ func (c *consumer) accept(m *member, message *transport.Message, reply string, p
 		delete(c.delayed, p.stream)
 	} else if p.attempt > 1 && c.waiting > 0 {
 		c.waiting--
+	}
+	if _, ok := c.doneElsewhere[p.stream]; ok {
+		return nil
 	}
 	repeated := c.handled.Has(key)
 	if other, ok := c.known[key]; ok && other != p.stream || repeated && message.Kind != transport.Request {

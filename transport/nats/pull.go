@@ -24,6 +24,8 @@ type source interface {
 	room() int
 	// take takes a message.
 	take(m *nats.Msg, p place)
+	// flush is called after the last take for now.
+	flush(ctx context.Context)
 	// refuse is called with a message that came too late to be taken.
 	refuse(m *nats.Msg)
 }
@@ -139,12 +141,16 @@ func (p *puller) session(ctx context.Context) error {
 	defer s.end()
 	s.silence = time.NewTimer(2 * pullHeartbeat)
 	defer s.silence.Stop()
+	defer s.flush(ctx)
 	if supply.returned {
 		if err := s.gather(ctx); err != nil {
 			return err
 		}
 	}
 	for ctx.Err() == nil {
+		if len(s.msgs) == 0 {
+			s.flush(ctx)
+		}
 		if room := p.room() - s.asked; room > 0 && (s.asked == 0 || room >= p.size/4) {
 			if err := s.pull(room, ""); err != nil {
 				return err

@@ -10,6 +10,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"github.com/postbus/postbus/internal/order"
 	"github.com/postbus/postbus/transport"
 )
 
@@ -30,6 +31,9 @@ type subscription struct {
 	endpoint *endpoint // of an interest in requests
 	stopped  atomic.Bool
 	slow     atomic.Bool // messages have been dropped, and it has not caught up since
+	// delivered has the topic messages that have been: what a sender does not know to have been taken comes again, and a stream keeps
+	// it once, but hands it on each time. It is for handle only.
+	delivered order.Memory
 }
 
 // subscribe states an interest to the server. A group is a queue group: what a member has got is not
@@ -152,10 +156,17 @@ func (s *subscription) handle(msg *nats.Msg) {
 			return
 		}
 	}
-	if m := s.message(msg); m != nil {
-		m.Name = name
-		s.deliver(transport.Delivery{Message: m})
+	m := s.message(msg)
+	if m == nil {
+		return
 	}
+	if m.Kind == transport.TopicMessage {
+		if key := order.KeyOf(m); !key.IsZero() && !s.delivered.Add(key, order.SourceTime(m)) {
+			return
+		}
+	}
+	m.Name = name
+	s.deliver(transport.Delivery{Message: m})
 }
 
 // matches returns the name of a subject that matches that of the pattern, if the pattern stands for it: the

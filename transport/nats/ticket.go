@@ -42,7 +42,7 @@ var (
 
 const (
 	// ackTimeout bounds each attempt to tell the server of an Ack, and ackPatience all of them.
-	ackTimeout  = 5 * time.Second
+	ackTimeout  = 2 * time.Second
 	ackPatience = 30 * time.Second
 	// givenBackDelay is how long a message waits that its reader has given back at once.
 	givenBackDelay = 100 * time.Millisecond
@@ -112,6 +112,7 @@ func (t *ticket) Ack() error {
 	}
 	defer t.end()
 	if lost {
+		t.member.consumer.page.drop(t.seq)
 		return errLeased
 	}
 	return t.tell(wordAck)
@@ -122,13 +123,14 @@ func (t *ticket) tell(word []byte) error {
 	c := t.member.consumer
 	ctx, cancel := context.WithTimeout(c.stream.carrier.settling, ackPatience)
 	defer cancel()
-	var failure error
+	var failure, err error
+	noted := false
 	for failures := 1; ; failures++ {
 		c.mu.Lock()
 		reply := t.reply
 		c.mu.Unlock()
 		limited, end := context.WithTimeout(ctx, ackTimeout)
-		_, err := c.stream.carrier.conn.RequestWithContext(limited, reply, word)
+		noted, err = t.tellOnce(limited, reply, word, noted)
 		end()
 		if err == nil {
 			return nil
@@ -137,9 +139,31 @@ func (t *ticket) tell(word []byte) error {
 			failure = err
 		}
 		if ctx.Err() != nil || t.Lost() || !t.member.puller.pause(ctx, backoff.Delay(failures)) {
+			if noted && !t.Lost() {
+				return nil // who gets it again reads that it is settled
+			}
 			return fmt.Errorf("%s: the server of stream %s has not confirmed that a message is settled: %w", c.label, c.stream.Name, failure)
 		}
 	}
+}
+
+// tellOnce tells the server, and puts on the page that the message is settled, unless that is noted.
+func (t *ticket) tellOnce(ctx context.Context, reply string, word []byte, noted bool) (nowNoted bool, err error) {
+	c := t.member.consumer
+	stored := make(chan error, 1)
+	if noted {
+		stored <- nil
+	} else {
+		go func() { stored <- c.page.settle(ctx, t.seq) }()
+	}
+	_, err = c.stream.carrier.conn.RequestWithContext(ctx, reply, word)
+	if failed := <-stored; failed != nil {
+		return false, failed
+	}
+	if err == nil {
+		c.page.confirmed(t.seq)
+	}
+	return true, err
 }
 
 // Nack implements transport.Settler.
@@ -193,6 +217,7 @@ func (t *ticket) passOnUsed(delay time.Duration) {
 		return
 	}
 	delete(c.open, t.seq)
+	c.page.drop(t.seq)
 	c.delayed[t.seq] = t.key
 	if t.uncounted > 0 {
 		c.uncounted[t.seq] = t.uncounted
