@@ -14,6 +14,7 @@ import (
 
 	"github.com/postbus/postbus/internal/torture"
 	"github.com/postbus/postbus/internal/torture/history"
+	"github.com/postbus/postbus/internal/torture/natsserver"
 	"github.com/postbus/postbus/internal/torture/worker"
 )
 
@@ -23,7 +24,7 @@ var errBroken = errors.New("promises were broken; the report says which")
 // soakOptions are the flags of postbus soak.
 type soakOptions struct {
 	torture.Options
-	server string
+	server, carrier string
 }
 
 func (a *app) soakCommand() *cobra.Command {
@@ -32,36 +33,40 @@ func (a *app) soakCommand() *cobra.Command {
 		Use:   "soak",
 		Short: "Prove that nothing is lost, while processes are killed and servers go away",
 		Long: `Soak runs publishers, subscriptions, clients and servers in processes of their own. Meanwhile it kills
-processes, takes the mail servers away and breaks connections, at random. At the end it checks the history
+processes, takes the servers away and breaks connections, at random. At the end it checks the history
 of every message: nothing that was accepted may be lost, nothing handled twice, nothing come out
 of its publisher's order, and each call must have one outcome.
 
-It runs on a mail server of its own, or with --server config on the account of the configuration file,
-whose mailbox then gets all the messages. Servers that scripts/mailserver.sh has started, with its
+It runs on a mail server of its own; with --carrier nats on a NATS server of its own, with its streams on
+disk, in a process that is killed as well; or with --server config on the account of the configuration
+file, whose mailbox then gets all the messages. Servers that scripts/mailserver.sh has started, with its
 variables set, are stopped, killed and started again.
 
 Kinds of --faults are kill, cut, cut-at-byte, hold, hold-and-cut, delay, throttle, half-close, refuse, smtp and
-imap, all for all of these and none for none. One more is expunge: then another mail client removes new mails,
-and the messages in them need not come.
+imap or else nats, all for all of these and none for none. By mail one more is expunge: then another mail client
+removes new mails, and the messages in them need not come. Over NATS nobody keeps for a plain subscription what
+comes while it has no connection, so that it owes nothing.
 
 The history and the logs of the processes are kept if something was found, or with --dir.
 
 ` + exitCodes,
 		Example: `  postbus soak
   postbus soak --messages 100000 --seed 7
+  postbus soak --carrier nats --duration 5m --messages 1000000
   postbus soak --server config --config email.yml --messages 10000 --faults kill,imap`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.soak(cmd, o) },
 	}
 	o.flags(cmd)
-	cmd.AddCommand(a.soakCheckCommand(), a.soakWorkerCommand())
+	cmd.AddCommand(a.soakCheckCommand(), a.soakWorkerCommand(), a.soakNATSCommand())
 	return cmd
 }
 
 func (o *soakOptions) flags(cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.SortFlags = false
-	flags.StringVar(&o.server, "server", "embedded", "the mail server: `embedded` or config")
+	flags.StringVar(&o.server, "server", "embedded", "the server: `embedded` or config")
+	flags.StringVar(&o.carrier, "carrier", "mail", "the embedded server's: `mail` or nats")
 	flags.IntVar(&o.Load.Messages, "messages", 2000, "how many messages to publish")
 	flags.IntVar(&o.Load.Calls, "calls", 200, "how many calls to make")
 	flags.DurationVar(&o.Duration, "duration", 0, "stop publishing after this `TIME`, if it is not 0")
@@ -111,7 +116,7 @@ func (a *app) soak(cmd *cobra.Command, o *soakOptions) (err error) {
 	}
 	o.Worker = []string{binary, "soak", "worker"}
 	o.Progress = a.stderr
-	done, err := a.soakServer(o)
+	done, err := a.soakServer(o, binary)
 	if err != nil {
 		return err
 	}
@@ -132,16 +137,26 @@ func (a *app) soak(cmd *cobra.Command, o *soakOptions) (err error) {
 }
 
 // soakServer finds or starts the server of a soak.
-func (a *app) soakServer(o *soakOptions) (done func(), err error) {
-	switch o.server {
-	case "embedded":
+func (a *app) soakServer(o *soakOptions, binary string) (done func(), err error) {
+	switch {
+	case o.carrier != "mail" && o.carrier != "nats":
+		return nil, usageErrorf("--carrier: %q is neither mail nor nats", o.carrier)
+	case o.server == "embedded" && o.carrier == "nats":
+		server, err := torture.StartNATS([]string{binary, "soak", "nats-server"}, nil, natsserver.Config{Dir: filepath.Join(o.Dir, "nats")})
+		if err != nil {
+			return nil, err
+		}
+		o.Server = server
+		o.Load.Timeout = natsTimeout
+		return func() { _ = server.Close() }, nil // it may be dead, which the report says
+	case o.server == "embedded":
 		server, err := torture.StartEmbedded()
 		if err != nil {
 			return nil, err
 		}
 		o.Server = server
 		return func() { _ = server.Close() }, nil // always nil
-	case "config":
+	case o.server == "config":
 		config, err := a.config()
 		if err != nil {
 			return nil, err
@@ -152,11 +167,17 @@ func (a *app) soakServer(o *soakOptions) (done func(), err error) {
 		if config.Intraprocess {
 			return nil, usageErrorf("--server: the configuration says intraprocess, and the processes of a soak can't hear each other then")
 		}
+		if len(config.NATS.Servers) > 0 {
+			return nil, usageErrorf("--server: the configuration is one of NATS, and a soak runs on no NATS server but its own (--carrier nats)")
+		}
 		o.Server = torture.NewStock(config)
 		return func() {}, nil
 	}
 	return nil, usageErrorf("--server: %q is neither embedded nor config", o.server)
 }
+
+// natsTimeout bounds a publish or call over NATS, by which an answer that was on its way when a connection broke does not come again.
+const natsTimeout = 10 * time.Second
 
 func (a *app) soakCheckCommand() *cobra.Command {
 	return &cobra.Command{
@@ -199,6 +220,22 @@ func (a *app) soakWorkerCommand() *cobra.Command {
 		RunE: func(*cobra.Command, []string) error {
 			if worker.Main(a.stdin, a.stderr, nil) != 0 {
 				return errors.New("the worker has failed")
+			}
+			return nil
+		},
+	}
+}
+
+// soakNATSCommand is the NATS server of a soak.
+func (a *app) soakNATSCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:    "nats-server",
+		Short:  "Be the NATS server of a soak",
+		Hidden: true,
+		Args:   noArgs,
+		RunE: func(*cobra.Command, []string) error {
+			if natsserver.Main(a.stdin, a.stdout, a.stderr) != 0 {
+				return errors.New("the server has failed")
 			}
 			return nil
 		},

@@ -24,7 +24,7 @@ func (r *run) expunge() error {
 	if err != nil {
 		return err
 	}
-	client, err := login(account)
+	client, err := login(account.Mail)
 	if err != nil {
 		return err
 	}

@@ -38,7 +38,11 @@ func (r *run) findFaults() ([]fault, error) {
 	for _, o := range r.Server.Outages() {
 		all = append(all, fault{name: o.Name, begin: o.Begin, end: o.End, server: true, outage: o.End != nil})
 	}
-	all = append(all, fault{name: "expunge", begin: r.expunge})
+	if _, to, err := r.Server.Accounts(); err != nil {
+		return nil, err
+	} else if to.NATS == nil {
+		all = append(all, fault{name: "expunge", begin: r.expunge})
+	}
 	var chosen []fault
 	for _, name := range r.Faults {
 		found := slices.Contains(Killings, name) || slices.Contains(Disturbances, name)

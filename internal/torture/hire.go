@@ -2,10 +2,12 @@ package torture
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"net"
 	"net/url"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/postbus/postbus/email"
@@ -33,13 +35,16 @@ func (r *run) hire() error {
 		base.Timeout = time.Minute
 	}
 	if l.Batch {
-		from.Batch.On, to.Batch.On = true, true
+		from.Mail.Batch.On, to.Mail.Batch.On = true, true
 		base.Parallel = 8
 	}
-	base.Mail = to
+	base.Account = to
 	for i := range l.Plains {
 		c := base
 		c.Role, c.Mode = worker.Subscription, history.Plain
+		if to.NATS != nil {
+			c.Mode = history.Live // what comes while the connection is lost is for those who remember
+		}
 		r.add("plain", i, c, 0)
 	}
 	for i := range l.Durables {
@@ -65,7 +70,7 @@ func (r *run) hire() error {
 		}
 		r.add("server", i, c, 0)
 	}
-	base.Mail = from
+	base.Account = from
 	for i := range l.Publishers + l.Outboxes {
 		c := base
 		c.Role = worker.Publisher
@@ -105,27 +110,37 @@ func share(total, n, i int) uint64 {
 // connect puts proxies between a worker and its servers, if the servers are on this
 // machine: others would see another host name than their certificates'.
 func (r *run) connect(c *child) error {
-	for _, protocol := range []string{"smtp", "imap"} {
-		address := &c.config.Mail.SMTP
-		if protocol == "imap" {
-			address = &c.config.Mail.IMAP
+	if c.config.NATS != nil {
+		config := *c.config.NATS // the workers share it
+		config.Servers = slices.Clone(config.Servers)
+		for i := range config.Servers {
+			if err := r.detour(c, "nats", &config.Servers[i]); err != nil {
+				return err
+			}
 		}
-		u, err := url.Parse(*address)
-		if err != nil || u.Port() == "" || !local(u.Hostname()) {
-			continue
-		}
-		p, err := proxy.Listen(net.JoinHostPort("127.0.0.1", u.Port()))
-		if err != nil {
-			return err
-		}
-		r.proxies = append(r.proxies, &link{p, c.name, protocol})
-		_, port, err := net.SplitHostPort(p.Addr())
-		if err != nil {
-			return err
-		}
-		u.Host = net.JoinHostPort(u.Hostname(), port)
-		*address = u.String()
+		c.config.NATS = &config
+		return nil
 	}
+	return errors.Join(r.detour(c, "smtp", &c.config.Mail.SMTP), r.detour(c, "imap", &c.config.Mail.IMAP))
+}
+
+// detour puts a proxy in front of a server, and its address into the URL.
+func (r *run) detour(c *child, protocol string, address *string) error {
+	u, err := url.Parse(*address)
+	if err != nil || u.Port() == "" || !local(u.Hostname()) {
+		return nil
+	}
+	p, err := proxy.Listen(net.JoinHostPort("127.0.0.1", u.Port()))
+	if err != nil {
+		return err
+	}
+	r.proxies = append(r.proxies, &link{p, c.name, protocol})
+	_, port, err := net.SplitHostPort(p.Addr())
+	if err != nil {
+		return err
+	}
+	u.Host = net.JoinHostPort(u.Hostname(), port)
+	*address = u.String()
 	return nil
 }
 

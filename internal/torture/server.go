@@ -1,15 +1,15 @@
 package torture
 
 import (
-	"github.com/postbus/postbus/email"
 	"github.com/postbus/postbus/email/mailserver"
+	"github.com/postbus/postbus/internal/torture/worker"
 )
 
-// Server is a mail server that can be taken away.
+// Server is a mail server, or one of NATS, that can be taken away.
 type Server interface {
 	// Accounts returns the accounts of those who publish and call, and of those who receive
-	// and serve. Both write to the second.
-	Accounts() (from, to email.Config, err error)
+	// and serve. By mail both write to the second.
+	Accounts() (from, to worker.Account, err error)
 	// Outages returns what can be done to the server.
 	Outages() []Outage
 }
@@ -35,9 +35,9 @@ func StartEmbedded() (Embedded, error) {
 }
 
 // Accounts implements Server.
-func (e Embedded) Accounts() (from, to email.Config, err error) {
+func (e Embedded) Accounts() (from, to worker.Account, err error) {
 	a := e.Server.Accounts()
-	from, to = accounts(e.SMTPURL(), e.IMAPURL(), nil, a[0].Address, a[0].Password, a[1].Address, a[1].Password)
+	from.Mail, to.Mail = accounts(e.SMTPURL(), e.IMAPURL(), nil, a[0].Address, a[0].Password, a[1].Address, a[1].Password)
 	return from, to, nil
 }
 

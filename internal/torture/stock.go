@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/postbus/postbus/email"
+	"github.com/postbus/postbus/internal/torture/worker"
 )
 
 // Stock is a stock mail server: an account, or two, anywhere. If it was started by
@@ -50,7 +51,9 @@ func StockFromEnv() (Stock, error) {
 }
 
 // Accounts implements Server.
-func (s Stock) Accounts() (from, to email.Config, err error) { return s.From, s.To, nil }
+func (s Stock) Accounts() (from, to worker.Account, err error) {
+	return worker.Account{Mail: s.From}, worker.Account{Mail: s.To}, nil
+}
 
 // Outages implements Server.
 func (s Stock) Outages() []Outage {

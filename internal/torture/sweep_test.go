@@ -21,19 +21,23 @@ import (
 	"github.com/postbus/postbus/transport"
 )
 
-// lane is a mail server with one publisher and one subscription, of which one is behind a
+// lane is a server with one publisher and one subscription, of which one is behind a
 // proxy.
 type lane struct {
 	testing.TB
+	topic   string
 	proxy   *proxy.Proxy
-	to      email.Config
+	open    func() (*transport.Node, error) // of the subscription
 	options []pubsub.SubscriptionOption
 	pub     *pubsub.Publisher
 	others  []*pubsub.Publisher // that publish at the same time, if messages travel together
 	node    *transport.Node     // of the subscription
 	sub     *pubsub.Subscription
 	anew    bool // each session has a new subscription
-	n       uint64
+	// closeFirst has the node of the last one closed before its connection is cut: what is in a buffer when it is may be lost, and that is an
+	// error of the Close.
+	closeFirst bool
+	n          uint64
 
 	mu      sync.Mutex
 	checker *history.Checker
@@ -55,7 +59,7 @@ func newLaneOf(t testing.TB, protocol mailserver.Service, publishers int) *lane 
 	if protocol == mailserver.IMAP {
 		target = server.IMAPAddr()
 	}
-	l := &lane{TB: t, anew: protocol == mailserver.IMAP, checker: history.NewChecker()}
+	l := &lane{TB: t, topic: "/t", anew: protocol == mailserver.IMAP, checker: history.NewChecker()}
 	if l.proxy, err = proxy.Listen(target); err != nil {
 		t.Fatal(err)
 	}
@@ -69,29 +73,34 @@ func newLaneOf(t testing.TB, protocol mailserver.Service, publishers int) *lane 
 		to.IMAP = strings.Replace(to.IMAP, target, l.proxy.Addr(), 1)
 	}
 	from.Batch.On = publishers > 1
-	node, err := l.connect(from)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { l.close(node) })
-	for range publishers {
-		pub, err := pubsub.NewPublisher(node, "/t")
-		if err != nil {
-			t.Fatal(err)
-		}
-		l.others = append(l.others, pub)
-	}
-	l.pub, l.others = l.others[0], l.others[1:]
 	l.options = []pubsub.SubscriptionOption{pubsub.KeepAll()}
 	if protocol == mailserver.IMAP {
 		to.State = filepath.Join(t.TempDir(), "state")
 		l.options = append(l.options, pubsub.Durable("s"))
 	}
-	l.to = to
-	l.subscribe()
-	t.Cleanup(func() { l.close(l.node) })
-	l.add(history.Event{Kind: history.Open, Receiver: "s", Topic: "/t", Mode: history.Durable})
+	l.open = func() (*transport.Node, error) { return l.connect(to) }
+	node, err := l.connect(from)
+	l.begin(node, err, publishers)
 	return l
+}
+
+// begin makes the publishers on a node, and the subscription.
+func (l *lane) begin(node *transport.Node, err error, publishers int) {
+	if err != nil {
+		l.Fatal(err)
+	}
+	l.Cleanup(func() { l.close(node) })
+	for range publishers {
+		pub, err := pubsub.NewPublisher(node, l.topic)
+		if err != nil {
+			l.Fatal(err)
+		}
+		l.others = append(l.others, pub)
+	}
+	l.pub, l.others = l.others[0], l.others[1:]
+	l.subscribe()
+	l.Cleanup(func() { l.close(l.node) })
+	l.add(history.Event{Kind: history.Open, Receiver: "s", Topic: l.topic, Mode: history.Durable})
 }
 
 func (l *lane) connect(config email.Config) (*transport.Node, error) {
@@ -110,12 +119,12 @@ func (l *lane) subscribe() {
 		l.close(l.node)
 	}
 	var err error
-	if l.node, err = l.connect(l.to); err != nil { // cut
-		if l.node, err = l.connect(l.to); err != nil {
+	if l.node, err = l.open(); err != nil { // cut
+		if l.node, err = l.open(); err != nil {
 			l.Fatal(err)
 		}
 	}
-	if l.sub, err = pubsub.NewSubscription(l.node, "/t", l.options...); err != nil {
+	if l.sub, err = pubsub.NewSubscription(l.node, l.topic, l.options...); err != nil {
 		l.Fatal(err)
 	}
 }
@@ -156,7 +165,7 @@ func (l *lane) publish(ctx context.Context) error {
 
 func (l *lane) publishBy(ctx context.Context, pub *pubsub.Publisher, n uint64) error {
 	body := fmt.Appendf(nil, "%d", n)
-	e := history.Event{Kind: history.Publish, Publisher: pub.GID().String(), Number: n, Hash: history.Hash(body), Topic: "/t"}
+	e := history.Event{Kind: history.Publish, Publisher: pub.GID().String(), Number: n, Hash: history.Hash(body), Topic: l.topic}
 	err := pub.Publish(ctx, body, func(m *transport.Message) {
 		e.Sequence = m.Info.Sequence
 		l.add(e)
@@ -205,6 +214,9 @@ func (l *lane) take(ctx context.Context) {
 // cut is not negative, the connection breaks after so many.
 func (l *lane) session(d proxy.Direction, cut int64) int64 {
 	l.proxy.Heal()
+	if l.closeFirst {
+		l.close(l.node)
+	}
 	l.proxy.Cut()
 	before := l.proxy.Passed(d)
 	if cut >= 0 {
@@ -240,15 +252,20 @@ func (l *lane) check() {
 // sweep cuts sessions of a protocol in both directions, in so many lanes at once with so many publishers.
 func sweep(t *testing.T, protocol mailserver.Service, publishers, lanes int, stride int64) {
 	for _, d := range []proxy.Direction{proxy.ToServer, proxy.ToClient} {
-		measure := newLaneOf(t, protocol, publishers)
-		length := max(measure.session(d, -1), measure.session(d, -1))
-		t.Logf("%v, direction %v: a session has %d bytes", protocol, d, length)
-		for i := range lanes {
-			t.Run(fmt.Sprintf("%v/%d/%d", protocol, d, i), func(t *testing.T) {
-				t.Parallel()
-				newLaneOf(t, protocol, publishers).sweep(d, int64(i)*stride, int64(lanes)*stride, length)
-			})
-		}
+		sweepLanes(t, protocol.String(), d, lanes, stride, func(t testing.TB) *lane { return newLaneOf(t, protocol, publishers) })
+	}
+}
+
+// sweepLanes cuts sessions in a direction, in so many lanes at once.
+func sweepLanes(t *testing.T, name string, d proxy.Direction, lanes int, stride int64, newLane func(testing.TB) *lane) {
+	measure := newLane(t)
+	length := max(measure.session(d, -1), measure.session(d, -1))
+	t.Logf("%s, direction %v: a session has %d bytes", name, d, length)
+	for i := range lanes {
+		t.Run(fmt.Sprintf("%s/%d/%d", name, d, i), func(t *testing.T) {
+			t.Parallel()
+			newLane(t).sweep(d, int64(i)*stride, int64(lanes)*stride, length)
+		})
 	}
 }
 

@@ -1,5 +1,5 @@
 // Package torture is the proof that postbus loses nothing and handles nothing twice: it runs
-// programs in processes of their own, kills them, takes mail servers away, breaks connections,
+// programs in processes of their own, kills them, takes servers of mail or NATS away, breaks connections,
 // and has a checker judge the history of it all.
 //
 // The parts can be used alone: package history is the judge, package proxy breaks
@@ -75,6 +75,9 @@ type Load struct {
 	// Lease and GapWait are options of package pubsub.
 	Lease, GapWait time.Duration
 }
+
+// names is where the names of topics and services begin.
+const names = "/torture/"
 
 // run is one run.
 type run struct {
@@ -161,8 +164,8 @@ func newRun(o Options) (*run, error) {
 	}
 	r := &run{Options: o, path: filepath.Join(o.Dir, "history"), checker: history.NewChecker(),
 		random: &lockedRandom{rand: rand.New(rand.NewPCG(o.Seed, 0))}}
-	// The mailbox may hold what earlier runs have left.
-	name := fmt.Sprintf("/torture/%x-%x", o.Seed, time.Now().UnixNano())
+	// The mailbox or stream may hold what earlier runs have left.
+	name := fmt.Sprintf(names+"%x-%x", o.Seed, time.Now().UnixNano())
 	r.topic, r.service = name+"/topic", name+"/service"
 	if r.log, err = history.OpenLog(r.path, "harness"); err != nil {
 		return nil, err

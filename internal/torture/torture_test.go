@@ -11,13 +11,20 @@ import (
 	"github.com/postbus/postbus/email/wire"
 	"github.com/postbus/postbus/internal/torture"
 	"github.com/postbus/postbus/internal/torture/history"
+	"github.com/postbus/postbus/internal/torture/natsserver"
 	"github.com/postbus/postbus/internal/torture/worker"
 )
 
-// workerEnv makes the test binary a worker.
-const workerEnv = "POSTBUS_TORTURE_WORKER"
+// workerEnv makes the test binary a worker, and natsServerEnv a NATS server.
+const (
+	workerEnv     = "POSTBUS_TORTURE_WORKER"
+	natsServerEnv = "POSTBUS_TORTURE_NATS_SERVER"
+)
 
 func TestMain(m *testing.M) {
+	if os.Getenv(natsServerEnv) != "" {
+		os.Exit(natsserver.Main(os.Stdin, os.Stdout, os.Stderr))
+	}
 	if os.Getenv(workerEnv) != "" {
 		os.Exit(worker.Main(os.Stdin, os.Stderr, plant(os.Getenv(plantEnv))))
 	}

@@ -71,7 +71,7 @@ func (c *Checker) open(e Event) {
 	}
 	p := c.process(e.Process)
 	p.opened = true
-	if e.Mode == Plain {
+	if e.Mode == Plain || e.Mode == Live {
 		p.receivers = append(p.receivers, r)
 	}
 }
@@ -230,7 +230,7 @@ func (c *Checker) gap(e Event) {
 
 // owes reports whether an end has to handle a message.
 func (r *receiver) owes(p *publisher, m *message) bool {
-	return m.result == Acked && !m.expunged && !r.dead && p.topic == r.topic && m.time > r.opened
+	return m.result == Acked && !m.expunged && !r.dead && r.mode != Live && p.topic == r.topic && m.time > r.opened
 }
 
 // handled reports whether an end has handled message n of a publisher, or may have.

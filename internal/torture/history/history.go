@@ -100,6 +100,8 @@ const (
 const (
 	// Plain remembers nothing: it owes what is published while its process lives.
 	Plain = "plain"
+	// Live remembers nothing, and nobody keeps for it what comes while its connection is lost: it owes nothing.
+	Live = "live"
 	// Durable remembers across processes, from its first Open on.
 	Durable = "durable"
 	// Group is shared by several processes, and gives up the order.

@@ -113,7 +113,7 @@ func (w *worker) subscriptionOptions() []pubsub.SubscriptionOption {
 	if w.GapWait != 0 {
 		options = append(options, pubsub.GapWait(w.GapWait))
 	}
-	if w.Keep > 0 && w.Mode != history.Plain {
+	if w.Keep > 0 && (w.Mode == history.Durable || w.Mode == history.Group) {
 		options = append(options, pubsub.KeepLast(w.Keep))
 	}
 	return options

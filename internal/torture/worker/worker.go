@@ -21,6 +21,7 @@ import (
 	"github.com/postbus/postbus/internal/backoff"
 	"github.com/postbus/postbus/internal/torture/history"
 	"github.com/postbus/postbus/transport"
+	"github.com/postbus/postbus/transport/nats"
 	"github.com/postbus/postbus/transport/outbox"
 )
 
@@ -35,19 +36,25 @@ const (
 	Server       Role = "server"
 )
 
+// Account is how a worker reaches the servers.
+type Account struct {
+	// Mail is a mail account. NATS, if it is not nil, are servers of NATS, which are used instead.
+	Mail email.Config
+	NATS *nats.Config
+}
+
 // Config is all that a worker is told.
 type Config struct {
 	Role Role
 	// Process is the name of this process in the history, History the file.
 	Process, History string
-	// Mail is the account.
-	Mail email.Config
+	Account
 	// Outbox is the file of its outbox, empty for none.
 	Outbox string
 	// Topic is the name of the topic or service.
 	Topic string
 
-	// Mode is history.Plain, Durable or Group; Receiver the name in the history, and of
+	// Mode is history.Plain, Live, Durable or Group; Receiver the name in the history, and of
 	// the durable subscription or group.
 	Mode, Receiver string
 	// Lease, GapWait and Keep are the options of package pubsub of these names; zero means none.
@@ -74,7 +81,7 @@ type Config struct {
 const closing = 20 * time.Second
 
 // Run is a worker until its work is done and ctx ends. wrap, if it is not nil, may put
-// something between the mail carrier and the node.
+// something between the carrier and the node.
 func Run(ctx context.Context, c Config, logger *slog.Logger, wrap func(transport.Carrier) transport.Carrier) (err error) {
 	log, err := history.OpenLog(c.History, c.Process)
 	if err != nil {
@@ -126,11 +133,10 @@ func open(ctx context.Context, c Config, logger *slog.Logger, wrap func(transpor
 }
 
 func openOnce(ctx context.Context, c Config, logger *slog.Logger, wrap func(transport.Carrier) transport.Carrier) (*transport.Node, error) {
-	mail, err := email.Open(ctx, c.Mail, email.Options{Logger: logger})
+	carrier, err := c.carrier(ctx, logger)
 	if err != nil {
 		return nil, err
 	}
-	var carrier transport.Carrier = mail
 	if wrap != nil {
 		carrier = wrap(carrier)
 	}
@@ -144,6 +150,13 @@ func openOnce(ctx context.Context, c Config, logger *slog.Logger, wrap func(tran
 		}
 	}
 	return postbus.New(carrier, &transport.Options{Logger: logger})
+}
+
+func (a Account) carrier(ctx context.Context, logger *slog.Logger) (transport.Carrier, error) {
+	if a.NATS != nil {
+		return nats.Open(ctx, *a.NATS, nats.Options{Logger: logger})
+	}
+	return email.Open(ctx, a.Mail, email.Options{Logger: logger})
 }
 
 // Main is a worker as a program: it reads its configuration, a line of JSON, from stdin, and ends
