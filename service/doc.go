@@ -64,7 +64,8 @@
 // A call within a process takes two switches between goroutines and a few allocations; its deadline costs
 // a timer only if somebody waits for the context. The handlers of a server share goroutines that stay: one or two
 // wait for the next request, and as many more as [Concurrency] allows are there while requests come faster
-// than they are answered.
+// than they are answered. To find out that there is a result that may be used again takes a third of a microsecond for a small
+// request, and the time of a SHA-256 for a large one.
 package service
 
 import "time"
