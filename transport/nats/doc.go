@@ -38,7 +38,8 @@
 // of the connection. It is lost if the connection breaks before it is out, or a receiver's is broken
 // just then. Each publisher's order is kept, and nothing is held back. A group is a queue group, with members of other programs, too:
 // each message goes to one of them, is not tracked, and does not come again. What a member that
-// stops has got in its last moment is lost with it. A body is as large as the server allows (max_payload, 1 MB by default,
+// stops has got in its last moment is lost with it. The server knows a group by its name alone: interests of other kinds or
+// names with the same group take each other's messages away where they overlap, so they need groups of their own. A body is as large as the server allows (max_payload, 1 MB by default,
 // header included); beyond that it needs a bucket of objects.
 //
 // A call that nobody serves fails at once with [transport.ErrNoResponder]. Whoever has subscribed to the subject counts for
