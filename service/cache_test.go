@@ -192,7 +192,7 @@ func TestCacheRunsAgainForThoseWithMoreTime(t *testing.T) {
 		for _, c := range []struct {
 			patience time.Duration
 			gets     bool
-		}{{time.Second, false}, {time.Minute, true}, {time.Minute, true}, {2 * time.Second, false}} {
+		}{{time.Second, false}, {time.Minute, true}, {time.Minute, true}, {500 * time.Millisecond, false}} {
 			calls.Go(func() {
 				ctx, cancel := context.WithTimeout(t.Context(), c.patience)
 				defer cancel()

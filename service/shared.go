@@ -74,7 +74,10 @@ func (s *sharedResults) get(ctx context.Context, key cacheKey) (result, bool) {
 	if made.made.After(now) {
 		made.made = now // by another clock
 	}
-	return made, ok && now.Sub(made.made) < s.ttl
+	if !ok || now.Sub(made.made) >= s.ttl {
+		return result{}, false
+	}
+	return made, true
 }
 
 // put shares a result. The caller's time may be over.
