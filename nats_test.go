@@ -1,12 +1,15 @@
 package postbus_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os/exec"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -16,6 +19,7 @@ import (
 	"github.com/nats-io/nats.go/micro"
 
 	"github.com/postbus/postbus"
+	"github.com/postbus/postbus/email"
 	"github.com/postbus/postbus/pubsub"
 	"github.com/postbus/postbus/service"
 	"github.com/postbus/postbus/transport"
@@ -26,10 +30,14 @@ import (
 // startNATS starts a NATS server that wants a password.
 func startNATS(t testing.TB) *server.Server {
 	t.Helper()
-	s, err := server.NewServer(&server.Options{
-		Host: "127.0.0.1", Port: server.RANDOM_PORT, JetStream: true, StoreDir: t.TempDir(), NoLog: true, NoSigs: true,
-		Username: "robot", Password: "secret",
-	})
+	return startNATSWith(t, &server.Options{Username: "robot", Password: "secret"})
+}
+
+// startNATSWith starts a NATS server with these options, and those that a test needs.
+func startNATSWith(t testing.TB, o *server.Options) *server.Server {
+	t.Helper()
+	o.Host, o.Port, o.JetStream, o.StoreDir, o.NoLog, o.NoSigs = "127.0.0.1", server.RANDOM_PORT, true, t.TempDir(), true, true
+	s, err := server.NewServer(o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -108,6 +116,92 @@ func TestOpenOnNATSErrors(t *testing.T) {
 	if node, err := openOnNATS(t, gone, ""); err == nil || !strings.Contains(err.Error(), gone.ClientURL()) {
 		t.Errorf("without a server: %v, %v", node, err)
 	}
+}
+
+// TestRights gives a node no more rights than docs/nats.md says it needs.
+func TestRights(t *testing.T) {
+	s := startNATSWith(t, &server.Options{Users: []*server.User{{Username: "robot", Password: "secret", Permissions: &server.Permissions{
+		Publish: &server.SubjectPermission{Allow: []string{
+			"orders.>", "_INBOX.>", "$JS.API.>", "$JS.ACK.>", "$POSTBUS.>", "$O.bodies.>", "$JS.FC.OBJ_bodies.>", "$KV.results.>",
+		}},
+		Subscribe: &server.SubjectPermission{Allow: []string{"orders.>", "_INBOX.robot.>", "$SRV.>"}},
+	}}}})
+	var log lockedBuffer
+	t.Setenv("POSTBUS_TEST_SECRET", "secret")
+	config, err := email.ParseConfig([]byte(fmt.Sprintf(`nats:
+  servers: %s
+  user: robot
+  password-env: POSTBUS_TEST_SECRET
+  inbox-prefix: _INBOX.robot
+  streams: [{name: ORDERS, names: orders.kept.>}]
+  objects: {bucket: bodies}
+  cache: {bucket: results}
+`, s.ClientURL())), "email.yml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	node, err := postbus.OpenConfig(ctx, config, &transport.Options{Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	sub, err := pubsub.NewSubscription(node, "orders.kept.a", pubsub.Durable("audit"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	pub, err := pubsub.NewPublisher(node, "orders.kept.a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, size := range []int{3, 2 << 20} {
+		if err := pub.Publish(ctx, make([]byte, size)); err != nil {
+			t.Fatal(err)
+		}
+		m, err := sub.Next(ctx)
+		if err != nil || len(m.Body) != size {
+			t.Fatalf("%v, %v", m, err)
+		}
+	}
+	server, err := service.NewServer(node, "orders.total", service.Group("all"), service.Cache(time.Minute))
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = server.Handle(func(context.Context, *transport.Message) ([]byte, error) { return []byte("7"), nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	client, err := service.NewClient(node, "orders.total")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if answer, err := client.Call(ctx, nil); err != nil || string(answer.Body) != "7" {
+		t.Errorf("%v, %v", answer, err)
+	}
+	if err := node.Close(ctx); err != nil {
+		t.Error(err)
+	}
+	if text := log.String(); text != "" {
+		t.Errorf("the log:\n%s", text)
+	}
+}
+
+// lockedBuffer is a log that a test can read.
+type lockedBuffer struct {
+	mu     sync.Mutex
+	buffer bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buffer.Write(b)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buffer.String()
 }
 
 // With an outbox a node opens, and takes messages, while there is no server.

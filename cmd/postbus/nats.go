@@ -15,6 +15,8 @@ import (
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/spf13/cobra"
+
+	"github.com/postbus/postbus/internal/journal"
 )
 
 // natsOptions are the flags of "nats".
@@ -96,8 +98,9 @@ func loopback(address string) (host string, port int, err error) {
 // natsServer is a NATS server in this process.
 type natsServer struct {
 	*server.Server
-	dir       string // where the streams are
-	temporary bool   // until the server is stopped
+	dir       string           // where the streams are
+	temporary bool             // until the server is stopped
+	claim     *journal.Journal // a file in dir that one process at a time can have; nil if dir is temporary
 }
 
 // natsPatience is how long a server may take to be ready: it reads what is in its directory.
@@ -107,12 +110,7 @@ const natsPatience = time.Minute
 // free one.
 func (a *app) startNATS(ctx context.Context, host string, port int, dir string) (*natsServer, error) {
 	s := &natsServer{dir: dir, temporary: dir == ""}
-	var err error
-	if s.temporary {
-		s.dir, err = os.MkdirTemp("", "postbus-nats-")
-	} else {
-		err = os.MkdirAll(dir, 0o700)
-	}
+	err := s.openDir()
 	if err != nil {
 		return nil, err
 	}
@@ -134,6 +132,19 @@ func (a *app) startNATS(ctx context.Context, host string, port int, dir string) 
 	return s, nil
 }
 
+// openDir makes the directory, and sees to it that no other server has it: two would destroy each other's streams.
+func (s *natsServer) openDir() (err error) {
+	if s.temporary {
+		s.dir, err = os.MkdirTemp("", "postbus-nats-")
+		return err
+	}
+	if err = os.MkdirAll(s.dir, 0o700); err != nil {
+		return err
+	}
+	s.claim, err = journal.Open(filepath.Join(s.dir, "postbus.lock"))
+	return err
+}
+
 // stop stops the server when it has written what it keeps.
 func (s *natsServer) stop() error {
 	s.Shutdown()
@@ -142,10 +153,10 @@ func (s *natsServer) stop() error {
 }
 
 func (s *natsServer) cleanUp() error {
-	if !s.temporary {
-		return nil
+	if s.temporary {
+		return os.RemoveAll(s.dir)
 	}
-	return os.RemoveAll(s.dir)
+	return s.claim.Close()
 }
 
 // natsLog passes the server's log on. It implements server.Logger.
