@@ -31,7 +31,9 @@ type Carrier struct {
 	js      jetstream.JetStream
 	streams []*stream
 	bucket  *bucket // for large bodies; nil if there is none
-	cache   *cache  // nil if there is none
+	// confirmations are those of streams.
+	confirmations confirmations
+	cache         *cache // nil if there is none
 	// background ends when Close begins, and settling when it does not wait any longer.
 	background, settling context.Context
 	stop, giveUp         context.CancelFunc
@@ -80,7 +82,10 @@ func (c *Carrier) connect(ctx context.Context, opts []nats.Option, offline bool)
 	opts = append(opts,
 		nats.ClosedHandler(func(conn *nats.Conn) { c.noteEnd(conn) }),
 		nats.ConnectHandler(c.noteConnected),
-		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) { c.noteLost(err) }),
+		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
+			c.noteLost(err)
+			c.confirmations.disconnected()
+		}),
 		nats.ReconnectHandler(c.noteConnected),
 		nats.ReconnectErrHandler(func(_ *nats.Conn, err error) { c.noteLost(err) }),
 		nats.ErrorHandler(c.noteError),

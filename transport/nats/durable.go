@@ -17,8 +17,8 @@ import (
 func (c *Carrier) openStreams(ctx context.Context) error {
 	c.background, c.stop = context.WithCancel(context.Background())
 	c.settling, c.giveUp = context.WithCancel(context.Background())
-	js, err := jetstream.New(c.conn,
-		jetstream.WithPublishAsyncMaxPending(publishPending), jetstream.WithPublishAsyncTimeout(publishTimeout), jetstream.WithDefaultTimeout(apiTimeout))
+	c.confirmations.carrier = c
+	js, err := jetstream.New(c.conn, jetstream.WithPublishAsyncTimeout(apiTimeout), jetstream.WithDefaultTimeout(apiTimeout))
 	if err != nil {
 		return err
 	}

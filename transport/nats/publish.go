@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -14,8 +15,6 @@ import (
 const (
 	// publishWindow is how many messages of one Send may be on their way to a stream at once.
 	publishWindow = 256
-	// publishPending is how many of all calls together may be.
-	publishPending = 1 << 14
 	// publishTimeout bounds the wait for a stream to say that it has a message.
 	publishTimeout = apiTimeout
 )
@@ -24,14 +23,9 @@ const (
 type flight struct {
 	carrier *Carrier
 	msgs    []*transport.Message
-	taken   int       // so many of msgs have been taken
-	acks    []pending // of those that come then
-}
-
-// pending is a message that a stream has not confirmed.
-type pending struct {
-	stream *stream
-	ack    jetstream.PubAckFuture
+	taken   int             // so many of msgs have been taken
+	under   []*confirmation // of those that come then
+	news    chan struct{}   // gets an element when one has been confirmed
 }
 
 // add sends the next message to the stream that keeps it. When a message has not been taken lately, the next one is waited for
@@ -41,62 +35,81 @@ func (f *flight) add(ctx context.Context, s *stream, e *envelope, m *transport.M
 		return s.failed(err)
 	}
 	alone := s.doubtful.Load()
-	for len(f.acks) > 0 && (alone || len(f.acks) >= publishWindow) {
-		if err := f.await(ctx); err != nil {
+	switch {
+	case alone:
+		if err := f.await(ctx, 0); err != nil {
 			return err
 		}
+	case len(f.under) >= publishWindow:
+		if err := f.await(ctx, publishWindow/2); err != nil {
+			return err
+		}
+	}
+	if f.news == nil {
+		f.news = make(chan struct{}, 1)
+	}
+	confirmed, subject, err := f.carrier.confirmations.expect(s, f)
+	if err != nil {
+		return s.failed(err)
 	}
 	if m.Kind == transport.Request {
-		// The reply subject is the stream's, for its confirmation. A request is not dropped when it comes
-		// again, for then its client wants the answer once more.
+		// A request is not dropped when it comes again, for then its client wants the answer once more.
 		e.set(headerReplyTo, e.msg.Reply)
-		e.msg.Reply = ""
 	} else {
-		e.set(headerDedup, m.ID.String())
+		e.set(headerDedup, e.msg.Header[headerID][0])
 	}
-	ack, err := f.carrier.js.PublishMsgAsync(&e.msg, jetstream.WithExpectStream(s.Name), jetstream.WithRetryAttempts(0), jetstream.WithStallWait(publishTimeout))
-	if err != nil {
+	e.msg.Reply = subject
+	if failed := f.carrier.publish(e); failed != nil {
+		f.carrier.confirmations.forget([]*confirmation{confirmed})
 		s.doubtful.Store(true)
-		if errors.Is(err, jetstream.ErrTooManyStalledMsgs) {
-			return s.failed(err)
-		}
-		return f.carrier.publishError(err, len(m.Body))
+		return failed
 	}
-	f.acks = append(f.acks, pending{s, ack})
+	f.under = append(f.under, confirmed)
 	if alone {
-		return f.await(ctx)
+		return f.await(ctx, 0)
 	}
 	return nil
 }
 
-// await waits for the stream to confirm the oldest message.
-func (f *flight) await(ctx context.Context) *transport.SendError {
-	p := f.acks[0]
-	f.acks = f.acks[1:]
-	var failed *transport.SendError
-	select {
-	case <-p.ack.Ok():
-		f.taken++
-		p.stream.clear()
-		return nil
-	case err := <-p.ack.Err():
-		failed = p.stream.failed(err)
-	case <-ctx.Done():
-		failed = &transport.SendError{Outcome: transport.Unknown, Err: transport.ContextError(ctx)}
-	}
-	p.stream.doubtful.Store(true)
-	f.acks = nil // they are sent again, and known then
-	return failed
-}
-
-// finish waits for all that is on its way.
-func (f *flight) finish(ctx context.Context) *transport.SendError {
-	for len(f.acks) > 0 {
-		if err := f.await(ctx); err != nil {
-			return err
+// await waits until no more than so many are not confirmed, and no longer than a while without any news of them.
+func (f *flight) await(ctx context.Context, most int) *transport.SendError {
+	var silence *time.Timer
+	for len(f.under) > most {
+		left, err := f.carrier.confirmations.confirmed(f.under)
+		if n := len(f.under) - len(left); n > 0 {
+			f.under[n-1].stream.clear()
+			f.taken += n
+			f.under = left
+		}
+		if err != nil {
+			return f.fail(f.under[0].stream.failed(err))
+		}
+		if len(f.under) <= most {
+			return nil
+		}
+		if silence == nil {
+			silence = time.NewTimer(publishTimeout)
+			defer silence.Stop()
+		} else {
+			silence.Reset(publishTimeout)
+		}
+		select {
+		case <-f.news:
+		case <-silence.C:
+			return f.fail(f.under[0].stream.failed(jetstream.ErrAsyncPublishTimeout))
+		case <-ctx.Done():
+			return f.fail(&transport.SendError{Outcome: transport.Unknown, Err: transport.ContextError(ctx)})
 		}
 	}
 	return nil
+}
+
+// fail ends the wait for all that is on its way: the first has failed. They are sent again, and known then.
+func (f *flight) fail(failed *transport.SendError) *transport.SendError {
+	f.under[0].stream.doubtful.Store(true)
+	f.carrier.confirmations.forget(f.under)
+	f.under = nil
+	return failed
 }
 
 // clear says that a message has been taken.

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -57,6 +58,13 @@ type puller struct {
 	logger *slog.Logger
 	wake   chan struct{} // gets an element when there is room again
 	failed bool          // it has been said that there is trouble
+	asked  atomic.Int64  // for so many messages that have not come; the session writes it
+}
+
+// wants reports whether with so much room it is time to ask for messages.
+func (p *puller) wants(room int) bool {
+	asked := int(p.asked.Load())
+	return room > asked && (asked == 0 || room-asked >= p.size/4)
 }
 
 const (
@@ -139,6 +147,7 @@ func (p *puller) session(ctx context.Context) error {
 		return err
 	}
 	defer s.end()
+	s.asked.Store(0)
 	s.silence = time.NewTimer(2 * pullHeartbeat)
 	defer s.silence.Stop()
 	defer s.flush(ctx)
@@ -151,8 +160,8 @@ func (p *puller) session(ctx context.Context) error {
 		if len(s.msgs) == 0 {
 			s.flush(ctx)
 		}
-		if room := p.room() - s.asked; room > 0 && (s.asked == 0 || room >= p.size/4) {
-			if err := s.pull(room, ""); err != nil {
+		if room := p.room(); p.wants(room) {
+			if err := s.pull(room-int(s.asked.Load()), ""); err != nil {
 				return err
 			}
 		}
@@ -170,7 +179,6 @@ type session struct {
 	sub     *nats.Subscription
 	msgs    chan *nats.Msg
 	lost    <-chan nats.Status
-	asked   int // for so many messages that have not come
 	silence *time.Timer
 }
 
@@ -180,7 +188,7 @@ func (s *session) pull(n int, more string) error {
 	if err := s.conn.PublishRequest(pullSubject+s.stream+"."+s.consumer, s.sub.Subject, request); err != nil {
 		return err
 	}
-	s.asked += n
+	s.asked.Add(int64(n))
 	s.silence.Reset(2 * pullHeartbeat)
 	return nil
 }
@@ -200,7 +208,7 @@ func (s *session) gather(ctx context.Context) error {
 	if err := s.pull(n, `,"no_wait":true`); err != nil {
 		return err
 	}
-	for s.asked > 0 && ctx.Err() == nil {
+	for s.asked.Load() > 0 && ctx.Err() == nil {
 		err := s.step(ctx, func(m *nats.Msg, at place) { got = append(got, message{m, at}) })
 		if err != nil {
 			return err // they come again
@@ -222,7 +230,7 @@ func (s *session) step(ctx context.Context, take func(*nats.Msg, place)) error {
 		if !ok {
 			return s.status(m)
 		}
-		s.asked = max(s.asked-1, 0)
+		s.got(1)
 		if s.next != 0 {
 			if at.consumer != s.next {
 				return errMissed // this one, too, will come again
@@ -232,7 +240,7 @@ func (s *session) step(ctx context.Context, take func(*nats.Msg, place)) error {
 		take(m, at)
 	case <-s.wake:
 	case <-s.silence.C:
-		if s.asked > 0 {
+		if s.asked.Load() > 0 {
 			return errSilent
 		}
 	case <-s.lost:
@@ -241,6 +249,9 @@ func (s *session) step(ctx context.Context, take func(*nats.Msg, place)) error {
 	}
 	return nil
 }
+
+// got notes that so many messages have come, or will not.
+func (s *session) got(n int) { s.asked.Store(max(s.asked.Load()-int64(n), 0)) }
 
 // end ends what was asked for, and gives back what comes all the same.
 func (s *session) end() {
@@ -281,9 +292,9 @@ func (s *session) status(m *nats.Msg) error {
 	left, _ := strconv.Atoi(m.Header.Get(pendingField))
 	switch {
 	case code == "404": // nothing waits, so nothing was asked for besides
-		s.asked = 0
+		s.asked.Store(0)
 	case code == "408" || code == "409" && left > 0:
-		s.asked = max(s.asked-left, 0)
+		s.got(left)
 	case code == "100":
 	case code == noResponders:
 		return errors.New("the consumer does not answer: its server is only starting, or it has been deleted")
@@ -299,19 +310,23 @@ func placeOf(reply string) (p place, ok bool) {
 		return place{}, false
 	}
 	// $JS.ACK.[DOMAIN.ACCOUNT.]STREAM.CONSUMER.attempt.stream.consumer.stored.pending[.random]
-	tokens := strings.Split(reply, ".")
-	switch {
-	case len(tokens) == 9:
-		tokens = tokens[4:]
-	case len(tokens) >= 11:
-		tokens = tokens[6:11]
-	default:
+	tokens := strings.Count(reply, ".") + 1
+	skip := 4
+	if tokens >= 11 {
+		skip = 6
+	} else if tokens != 9 {
 		return place{}, false
 	}
 	var n [5]uint64
-	for i, token := range tokens {
+	rest := reply
+	for i := range skip + len(n) {
+		var token string
+		token, rest, _ = strings.Cut(rest, ".")
+		if i < skip {
+			continue
+		}
 		var err error
-		if n[i], err = strconv.ParseUint(token, 10, 64); err != nil {
+		if n[i-skip], err = strconv.ParseUint(token, 10, 64); err != nil {
 			return place{}, false
 		}
 	}

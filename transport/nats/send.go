@@ -24,7 +24,7 @@ func (c *Carrier) Send(ctx context.Context, msgs ...*transport.Message) error {
 			break
 		}
 	}
-	if earlier := f.finish(ctx); earlier != nil {
+	if earlier := f.await(ctx, 0); earlier != nil {
 		failed = earlier
 	}
 	if failed != nil {
@@ -56,7 +56,7 @@ func (c *Carrier) send(ctx context.Context, f *flight, m *transport.Message) *tr
 			return f.add(ctx, s, e, m)
 		}
 	}
-	if failed := f.finish(ctx); failed != nil {
+	if failed := f.await(ctx, 0); failed != nil {
 		return failed
 	}
 	failed := c.publish(e)

@@ -79,9 +79,12 @@ func (t *ticket) settle(f func(c *consumer) (then func())) (first bool, err erro
 	}
 	t.used = true
 	t.member.held--
+	room := t.member.inFlight - t.member.held
 	then := f(c)
 	c.mu.Unlock()
-	t.member.hasRoom()
+	if t.member.puller.wants(room) {
+		t.member.hasRoom()
+	}
 	if then != nil {
 		then()
 	}
