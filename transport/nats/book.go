@@ -75,25 +75,21 @@ const (
 	presencePause   = 100 * time.Millisecond
 )
 
-// take takes the name. It fails with transport.ErrInUse if somebody else has it. mu is held.
+// take takes the name, if the carrier does not have it. It fails with transport.ErrInUse if somebody else has it. mu is held.
 func (l *claim) take(ctx context.Context) error {
 	if l.number != 0 {
 		return nil
 	}
-	c := l.consumer
-	word, number, err := c.book.last(ctx, c.book.claim())
-	if err != nil {
+	record, number, err := l.read(ctx)
+	if err != nil || l.number != 0 {
 		return err
-	}
-	var record claimed
-	if number > 0 && json.Unmarshal(word, &record) != nil {
-		record = claimed{} // not of our making
 	}
 	if record.Holder != "" {
 		if err := l.ask(ctx, record.Holder); err != nil {
 			return err
 		}
 	}
+	c := l.consumer
 	if l.sub == nil {
 		subject := c.stream.carrier.conn.NewInbox()
 		if l.sub, err = c.stream.carrier.listen(subject, "", func(m *nats.Msg) { _ = m.Respond(nil) }); err != nil {
@@ -108,6 +104,23 @@ func (l *claim) take(ctx context.Context) error {
 	c.waiting = record.Left
 	clear(c.delayed) // which are among those, or somebody else has had them
 	return nil
+}
+
+// read reads the record. If it says that the carrier has the name, so it is, though it may not have been heard that
+// it was written.
+func (l *claim) read(ctx context.Context) (record claimed, number uint64, err error) {
+	c := l.consumer
+	word, number, err := c.book.last(ctx, c.book.claim())
+	if err != nil {
+		return record, 0, err
+	}
+	if number > 0 && json.Unmarshal(word, &record) != nil {
+		record = claimed{} // not of our making
+	}
+	if l.sub != nil && record.Holder == l.sub.Subject {
+		l.number = number
+	}
+	return record, number, nil
 }
 
 // ask asks a holder of the name whether it is there.
@@ -161,12 +174,12 @@ func (l *claim) confirm(ctx context.Context) error {
 	if l.number == 0 {
 		return l.take(ctx)
 	}
-	c := l.consumer
-	_, number, err := c.book.last(ctx, c.book.claim())
+	_, number, err := l.read(ctx)
 	if err != nil || number == l.number {
 		return err
 	}
 	l.number = 0
+	c := l.consumer
 	c.mu.Lock()
 	for _, t := range c.open {
 		t.lost.Store(true)

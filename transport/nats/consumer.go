@@ -10,6 +10,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -36,6 +37,7 @@ type consumer struct {
 	claim    *claim // of a durable name
 	back     backlog
 	opened   chan struct{} // gets an element when something is open
+	found    atomic.Bool   // JetStream has had it
 
 	mu      sync.Mutex
 	members []*member            // that are there
@@ -145,6 +147,9 @@ func (c *consumer) ensure(ctx context.Context) (*jetstream.ConsumerInfo, error) 
 			}
 			config.DeliverPolicy, config.OptStartSeq = jetstream.DeliverByStartSequencePolicy, first
 		}
+		if c.found.Load() {
+			c.stream.carrier.logger.Error("nats: a consumer has been deleted, and with it what it knew; it begins anew", "for", c.label, "stream", c.stream.Name)
+		}
 		found, err = js.CreateConsumer(ctx, c.stream.Name, config)
 		if errors.Is(err, jetstream.ErrConsumerExists) { // somebody else was faster
 			found, err = js.Consumer(ctx, c.stream.Name, c.name)
@@ -153,6 +158,7 @@ func (c *consumer) ensure(ctx context.Context) (*jetstream.ConsumerInfo, error) 
 	if err != nil {
 		return nil, fmt.Errorf("%s of stream %s: %w", c.label, c.stream.Name, jetStreamError(err))
 	}
+	c.found.Store(true)
 	info := found.CachedInfo()
 	return info, c.adopt(info)
 }
@@ -174,7 +180,7 @@ func (c *consumer) adopt(info *jetstream.ConsumerInfo) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if wait := info.Config.AckWait; wait != c.lease && wait > 0 {
-		c.stream.carrier.logger.Warn("nats: a group has the lease that its first member has given it", "for", c.label, "stream", c.stream.Name, "lease", wait, "wanted", c.lease)
+		c.stream.carrier.logger.Warn("nats: the lease of a consumer is that of its first user", "for", c.label, "stream", c.stream.Name, "lease", wait, "wanted", c.lease)
 		c.lease = wait
 	}
 	return nil

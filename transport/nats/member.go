@@ -97,6 +97,12 @@ const lookAgain = 100 * time.Millisecond
 func (c *consumer) lost(info *jetstream.ConsumerInfo) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if info.NumAckPending == 0 && len(c.open) == 0 { // what was delayed the stream has removed
+		for seq, key := range c.delayed {
+			c.forget(seq, key)
+		}
+		c.waiting = 0
+	}
 	least, _ := c.atServer()
 	return info.NumAckPending > least
 }

@@ -151,17 +151,20 @@ func (p *puller) session(ctx context.Context) error {
 	s.silence = time.NewTimer(2 * pullHeartbeat)
 	defer s.silence.Stop()
 	defer s.flush(ctx)
-	if supply.returned {
-		if err := s.gather(ctx); err != nil {
-			return err
-		}
-	}
 	for ctx.Err() == nil {
 		if len(s.msgs) == 0 {
 			s.flush(ctx)
 		}
-		if room := p.room(); p.wants(room) {
-			if err := s.pull(room-int(s.asked.Load()), ""); err != nil {
+		room := p.room()
+		if s.returned && room > 0 {
+			if err := s.gather(ctx, room); err != nil {
+				return err
+			}
+			s.returned = false
+			continue
+		}
+		if p.wants(room) && !s.returned {
+			if err := s.pull(room - int(s.asked.Load())); err != nil {
 				return err
 			}
 		}
@@ -183,8 +186,11 @@ type session struct {
 }
 
 // pull asks for so many messages.
-func (s *session) pull(n int, more string) error {
-	request := fmt.Appendf(nil, `{"batch":%d,"expires":%d,"idle_heartbeat":%d%s}`, n, pullExpires.Nanoseconds(), pullHeartbeat.Nanoseconds(), more)
+func (s *session) pull(n int) error {
+	return s.ask(n, fmt.Appendf(nil, `{"batch":%d,"expires":%d,"idle_heartbeat":%d}`, n, pullExpires.Nanoseconds(), pullHeartbeat.Nanoseconds()))
+}
+
+func (s *session) ask(n int, request []byte) error {
 	if err := s.conn.PublishRequest(pullSubject+s.stream+"."+s.consumer, s.sub.Subject, request); err != nil {
 		return err
 	}
@@ -193,19 +199,15 @@ func (s *session) pull(n int, more string) error {
 	return nil
 }
 
-// gather takes those messages first that have been delivered before, in the order of the stream. There are no more
-// than there was room for when they were delivered.
-func (s *session) gather(ctx context.Context) error {
-	n := s.room()
-	if n == 0 {
-		return nil
-	}
+// gather takes those messages first that have been delivered before, in the order of the stream, if there is room for
+// them: there was when they were delivered.
+func (s *session) gather(ctx context.Context, room int) error {
 	type message struct {
 		*nats.Msg
 		place
 	}
 	var got []message
-	if err := s.pull(n, `,"no_wait":true`); err != nil {
+	if err := s.ask(room, fmt.Appendf(nil, `{"batch":%d,"no_wait":true}`, room)); err != nil {
 		return err
 	}
 	for s.asked.Load() > 0 && ctx.Err() == nil {
@@ -289,12 +291,12 @@ func (s *session) refuseLate(m *nats.Msg) {
 // in trouble.
 func (s *session) status(m *nats.Msg) error {
 	code, text := m.Header.Get(headerStatus), m.Header.Get("Description")
-	left, _ := strconv.Atoi(m.Header.Get(pendingField))
+	left, err := strconv.Atoi(m.Header.Get(pendingField))
 	switch {
-	case code == "404": // nothing waits, so nothing was asked for besides
-		s.asked.Store(0)
-	case code == "408" || code == "409" && left > 0:
+	case err == nil && (code == "408" || code == "409"):
 		s.got(left)
+	case code == "404" || code == "408": // nothing waits for what gather has asked for
+		s.asked.Store(0)
 	case code == "100":
 	case code == noResponders:
 		return errors.New("the consumer does not answer: its server is only starting, or it has been deleted")
