@@ -107,6 +107,12 @@ func (c *Carrier) receiveKept(s *stream, in transport.Interest, deliver func(tra
 		end()
 		return nil, c.closedError()
 	}
+	if in.Group != "" { // from now on it shares in what comes
+		select {
+		case <-p.begun:
+		case <-ctx.Done():
+		}
+	}
 	return func() {
 		end()
 		leave()

@@ -58,6 +58,7 @@ type puller struct {
 	logger *slog.Logger
 	wake   chan struct{} // gets an element when there is room again
 	failed bool          // it has been said that there is trouble
+	begun  chan struct{} // gets an element when messages have been asked for, or could not be
 	asked  atomic.Int64  // for so many messages that have not come; the session writes it
 }
 
@@ -94,6 +95,7 @@ func (p *puller) run(ctx context.Context) {
 	for failures := 0; ; {
 		began := time.Now()
 		err := p.session(ctx)
+		signal(p.begun)
 		if ctx.Err() != nil {
 			return
 		}
@@ -167,6 +169,7 @@ func (p *puller) session(ctx context.Context) error {
 			if err := s.pull(room - int(s.asked.Load())); err != nil {
 				return err
 			}
+			signal(s.begun)
 		}
 		if err := s.step(ctx, p.take); err != nil {
 			return err
