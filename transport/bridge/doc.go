@@ -45,7 +45,8 @@
 // A rule with a durable name, or a group, is done with a message when the other side has taken it, and with a
 // request when its answer has been taken. Until then it comes again: after a crash, or to another bridge of the same group.
 // With an outbox, a mail server, or a stream of JetStream as the next hop this is at-least-once all the way, and
-// receivers drop what comes twice. While the other side can't take anything, messages stay where
+// receivers drop what comes twice. Only answers may travel by less (an inbox of NATS): the caller of one that is lost is told so, at
+// the deadline. While the other side can't take anything, messages stay where
 // they are. A message that it refuses for good becomes a dead letter of the durable name. A rule with
 // neither forwards what arrives while the bridge is there, and keeps it in memory until it is
 // taken, within [transport.KeepAllMessages] and [transport.KeepAllBytes].
