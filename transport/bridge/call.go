@@ -53,55 +53,55 @@ func newCalls(node *transport.Node) *calls {
 	return &calls{node: node, clients: make(map[transport.GID]*client)}
 }
 
-// held says what has become of a repetition.
-type held uint8
+// repetition says what has become of a request that is under way already.
+type repetition uint8
 
 const (
-	isNew held = iota
+	isNone repetition = iota // it is not
 	isHeld
 	isTooMany
 )
 
-// begin makes a call wait for its answer. If it is under way already, the delivery of the repetition is held until that has ended.
-// What decided is for says call.
-func (c *calls) begin(key caller, name string, d transport.Delivery, decided context.CancelFunc) (*call, held, error) {
+// begin makes a call of the service name wait for its answer. If it is under way already, the delivery d of its request is held
+// until that has ended. For decided see call.
+func (c *calls) begin(key caller, name string, d transport.Delivery, decided context.CancelFunc) (*call, repetition, error) {
 	c.stating.Lock()
 	defer c.stating.Unlock()
-	of, repetition := c.find(key, d)
-	if repetition != isNew {
-		return nil, repetition, nil
+	of, again := c.find(key, d)
+	if again != isNone {
+		return nil, again, nil
 	}
 	if of == nil {
 		of = &client{calls: c, gid: key.client, open: make(map[uint64]*call)}
 		interest := transport.Interest{Kind: transport.Response, Name: name, Client: key.client}
 		var err error
 		if of.stop, err = c.node.Receive(interest, of); err != nil {
-			return nil, isNew, err
+			return nil, isNone, err
 		}
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if of.over {
-		return nil, isNew, fmt.Errorf("node is %w", transport.ErrClosed)
+		return nil, isNone, fmt.Errorf("node is %w", transport.ErrClosed)
 	}
 	c.clients[key.client] = of
 	begun := &call{caller: key, client: of, decided: decided}
 	of.open[key.number] = begun
-	return begun, isNew, nil
+	return begun, isNone, nil
 }
 
 // find returns the client, if it has calls under way, and holds the delivery if this is one of them.
-func (c *calls) find(key caller, d transport.Delivery) (*client, held) {
+func (c *calls) find(key caller, d transport.Delivery) (*client, repetition) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	of := c.clients[key.client]
 	if of == nil {
-		return nil, isNew
+		return nil, isNone
 	}
 	begun := of.open[key.number]
 	switch {
 	case begun == nil:
-		return of, isNew
+		return of, isNone
 	case d.Settler == nil:
 		return of, isHeld
 	case len(begun.held) == maxHeld:

@@ -14,9 +14,10 @@
 // # What a receiver sees
 //
 // The message as it was published: its ID, publisher and number, source time, content type, header fields, file name
-// and body. Only Message.From is the bridge's, and the field [HeaderWay] is added: a message that has
+// and body. Only Message.From is the bridge's, Message.Person is not kept, and the field [HeaderWay] is added: a message that has
 // [transport.MaxHeaderFields] without it can't cross. So a
-// receiver drops what it has got already, and sees each publisher's messages in order. The deadline of a topic
+// receiver drops what it has got already, and sees each publisher's messages in order; a message without an ID, as of a plain
+// program on NATS, gets one. The deadline of a topic
 // message stays as it is; one that has passed is not forwarded.
 //
 // # Calls
@@ -45,7 +46,7 @@
 // A rule with a durable name, or a group, is done with a message when the other side has taken it, and with a
 // request when its answer has been taken. Until then it comes again: after a crash, or to another bridge of the same group.
 // With an outbox, a mail server, or a stream of JetStream as the next hop this is at-least-once all the way, and
-// receivers drop what comes twice. Only answers may travel by less (an inbox of NATS): the caller of one that is lost is told so, at
+// receivers drop what comes twice, if it came with an ID. Only answers may travel by less (an inbox of NATS): the caller of one that is lost is told so, at
 // the deadline. While the other side can't take anything, messages stay where
 // they are. A message that it refuses for good becomes a dead letter of the durable name. A rule with
 // neither forwards what arrives while the bridge is there, and keeps it in memory until it is

@@ -84,12 +84,12 @@ func (s *service) call(ctx context.Context, d transport.Delivery, way []string) 
 	waiting, decided := context.WithDeadline(ctx, request.Deadline)
 	defer decided()
 	key := caller{request.Info.ClientGID, request.Info.RequestSequence}
-	begun, repetition, err := s.calls.begin(key, request.Name, d, decided)
-	switch {
-	case repetition == isHeld:
+	begun, again, err := s.calls.begin(key, request.Name, d, decided)
+	switch again {
+	case isHeld:
 		s.repeated.Add(1)
 		return
-	case repetition == isTooMany:
+	case isTooMany:
 		queue.Retry(d, "the answer to the request is awaited")
 		return
 	}
@@ -102,20 +102,17 @@ func (s *service) call(ctx context.Context, d transport.Delivery, way []string) 
 		deliveries = append(deliveries, held...)
 	}
 	if answer == nil && err == nil {
-		err = transport.ErrClosed
+		err = transport.ErrClosed // the call was decided by the end of the node
+	}
+	closed := answer == nil && ctx.Err() == nil && errors.Is(err, transport.ErrClosed)
+	if closed {
+		s.otherSideClosed()
 	}
 	switch {
 	case answer != nil:
 		s.answer(ctx, deliveries, answerOf(d.Message, answer, s.to.Name, request.Name))
-	case ctx.Err() != nil:
+	case ctx.Err() != nil, closed && d.Settler != nil:
 		s.giveBackAll(deliveries)
-	case errors.Is(err, transport.ErrClosed):
-		s.otherSideClosed()
-		if d.Settler != nil {
-			s.giveBackAll(deliveries)
-			return
-		}
-		fallthrough
 	default:
 		s.failed.Add(1)
 		s.answer(ctx, deliveries, errorOf(d.Message, failure(err, s.to.Name)))
