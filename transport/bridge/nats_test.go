@@ -19,19 +19,14 @@ import (
 	"github.com/postbus/postbus/transport/nats"
 )
 
-// startNATS starts a server in this process until the test ends. It keeps streams in a directory, if that is not empty, and
-// listens on a port, or a free one for 0.
+// startNATS starts a server in this process. It keeps streams in a directory, if that is not empty.
 func startNATS(t testing.TB, port int, dir string) *server.Server {
 	t.Helper()
-	if port == 0 {
-		port = server.RANDOM_PORT
-	}
 	s, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: port, NoLog: true, NoSigs: true, JetStream: dir != "", StoreDir: dir})
 	if err != nil {
 		t.Fatal(err)
 	}
 	s.Start()
-	t.Cleanup(func() { stopNATS(s) })
 	if !s.ReadyForConnections(30 * time.Second) {
 		t.Fatal("the server does not start")
 	}
@@ -69,7 +64,8 @@ type mailToNATS struct {
 
 func joinNATS(t testing.TB, texts ...string) *mailToNATS {
 	t.Helper()
-	mail, s := startMail(t), startNATS(t, 0, "")
+	mail, s := startMail(t), startNATS(t, server.RANDOM_PORT, "")
+	t.Cleanup(func() { stopNATS(s) })
 	config := nats.Config{Servers: []string{s.ClientURL()}}
 	atBridge := onMail(mail, bridgeAddress, programAddress, aliceAddress)
 	atBridge.People = []string{aliceAddress}
@@ -214,7 +210,8 @@ func TestPersonAnswersNATS(t *testing.T) {
 // TestKilledOnNATS is TestKilled between mail and streams of NATS, whose server is restarted as well.
 func TestKilledOnNATS(t *testing.T) {
 	mail, dir := startMail(t), t.TempDir()
-	s := startNATS(t, 0, filepath.Join(dir, "streams"))
+	s := startNATS(t, server.RANDOM_PORT, filepath.Join(dir, "streams"))
+	t.Cleanup(func() { stopNATS(s) }) // the last of them, when its nodes have been closed
 	_, text, err := net.SplitHostPort(s.Addr().String())
 	port, failed := strconv.Atoi(text)
 	if err := errors.Join(err, failed); err != nil {
