@@ -5,8 +5,8 @@
 #
 # Reports, as JSON and as tables, go into DIR (by default a new one in the temporary directory), drawings into
 # docs/performance, and the tables into the page as well: in the place of what is between
-# "<!-- bench: NAME... -->" and "<!-- end -->". Parts are memory, embedded, listen, stock
-# (Postfix and Dovecot, which needs Debian and root; see scripts/mailserver.sh), peers and parts (the benchmarks of the
+# "<!-- bench: NAME... -->" and "<!-- end -->". Parts are memory, embedded, listen, nats,
+# stock (Postfix and Dovecot, which needs Debian and root; see scripts/mailserver.sh), peers and parts (the benchmarks of the
 # packages); all of them unless some are named. It takes half an hour. Let nothing else run meanwhile.
 #
 # Settings (environment): RUNS, of which the medians are taken (default 5); SCALE, a percentage of the
@@ -21,7 +21,7 @@ readonly PLOTS=docs/performance
 OUT=${1:-$(mktemp -d)}
 shift || true
 PARTS=("$@")
-[[ ${#PARTS[@]} -gt 0 ]] || PARTS=(memory embedded listen stock peers parts)
+[[ ${#PARTS[@]} -gt 0 ]] || PARTS=(memory embedded listen nats stock peers parts)
 mkdir -p "$OUT" "$PLOTS"
 OUT=$(realpath "$OUT")
 
@@ -84,6 +84,19 @@ listen() {
   bench listen-throughput throughput "${on[@]}" --count "$(many 30000)"
 }
 
+nats() {
+  local on=(--carrier nats --runs "$RUNS")
+  bench nats-latency latency "${on[@]}" --count "$(many 50000)"
+  bench nats-call call "${on[@]}" --count "$(many 50000)"
+  bench nats-throughput throughput "${on[@]}" --count "$(many 1000000)"
+  bench nats-fanout fanout "${on[@]}" --count "$(many 100000)"
+  bench nats-idle idle --carrier nats --duration 60s
+  on=(--carrier jetstream --runs "$RUNS")
+  bench jetstream-latency latency "${on[@]}" --count "$(many 20000)"
+  bench jetstream-call call "${on[@]}" --count "$(many 20000)"
+  bench jetstream-throughput throughput "${on[@]}" --count "$(many 100000)" --in-flight 256
+}
+
 stock() {
   MAIL=$(mktemp -d)
   chmod 755 "$MAIL"
@@ -135,7 +148,7 @@ peers() {
 # parts runs the benchmarks that the packages have of their own.
 parts() {
   local package
-  for package in transport waitset service pubsub intraprocess internal/queue internal/notify; do
+  for package in transport transport/nats waitset service pubsub intraprocess internal/queue internal/notify; do
     echo "== benchmarks of $package"
     go test "./$package" -run '^$' -bench . -benchmem -benchtime "$(many 100)ms" -count "$RUNS" >"$OUT/parts.log"
     medians <"$OUT/parts.log" >"$OUT/parts-${package//\//-}.md"
@@ -200,7 +213,7 @@ fill() {
 go build -o "$OUT/postbus" ./cmd/postbus
 for part in "${PARTS[@]}"; do
   case $part in
-    memory | embedded | listen | stock | peers | parts) "$part" ;;
+    memory | embedded | listen | nats | stock | peers | parts) "$part" ;;
     *)
       echo "bench: there is no part $part" >&2
       exit 2

@@ -80,8 +80,8 @@ func (b Embedded) Start(context.Context) (Ground, error) {
 	return g.ground(), nil
 }
 
-// Configured is the mail carrier on a configured account, which writes to itself. What a run has left in its
-// inbox is deleted.
+// Configured is the mail carrier on a configured account, which writes to itself, or the NATS carrier on configured
+// servers. What a run has left in the inbox, or in a stream, is deleted.
 type Configured struct {
 	Config email.Config
 	// Apart, if set, makes the process that publishes, as that of Embedded.
@@ -96,6 +96,9 @@ func (Configured) Name() string { return "config" }
 // Start implements Bed.
 func (b Configured) Start(ctx context.Context) (Ground, error) {
 	config := b.Config
+	if len(config.NATS.Servers) > 0 {
+		return configuredNATS(ctx, config.NATS, b.Apart)
+	}
 	if config.Intraprocess {
 		return Ground{}, errors.New("bench: the configuration says intraprocess: there is no mail server to measure")
 	}
@@ -177,12 +180,17 @@ func (g apartGround) Open(ctx context.Context, load Load) (Session, error) {
 	return apart{from: g.from, to: g.to, word: g.word, command: g.apart}.Open(ctx, load)
 }
 
-// open makes the two nodes.
+// open makes the two nodes, with the configuration of the moment.
 func (g *mailGround) open(ctx context.Context) (from, to *transport.Node, err error) {
-	if to, err = postbus.OpenConfig(ctx, g.to, quietly()); err != nil {
+	return openPair(ctx, g.from, g.to)
+}
+
+// openPair opens two nodes.
+func openPair(ctx context.Context, fromConfig, toConfig email.Config) (from, to *transport.Node, err error) {
+	if to, err = postbus.OpenConfig(ctx, toConfig, quietly()); err != nil {
 		return nil, nil, err
 	}
-	if from, err = postbus.OpenConfig(ctx, g.from, quietly()); err != nil {
+	if from, err = postbus.OpenConfig(ctx, fromConfig, quietly()); err != nil {
 		return nil, nil, errors.Join(err, to.Close(ctx))
 	}
 	return from, to, nil

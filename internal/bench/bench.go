@@ -1,5 +1,5 @@
 // Package bench measures carriers beside the floor of what they run on, in the same run: a
-// mutex queue for memory, a minimal SMTP and IMAP client for mail. The absolute figures say
+// mutex queue for memory, a minimal SMTP and IMAP client for mail, nats.go alone for NATS. The absolute figures say
 // much about the machine; the ratios say what postbus costs.
 //
 // A [Bed] is what is measured, a [Load] what it has to carry. [Stream] puts one-way loads through
@@ -87,6 +87,14 @@ type Session interface {
 	Close(ctx context.Context) error
 }
 
+// Ahead is a Session whose Publish does not wait until the next hop has the message: it needs no more than one
+// goroutine for each publisher, and sees to it itself that no more messages are under way than the load allows.
+type Ahead interface {
+	Session
+	// PublishesAhead says so.
+	PublishesAhead()
+}
+
 // Arrival is what a subscriber got.
 type Arrival struct {
 	Publisher int
@@ -116,6 +124,8 @@ type Bed interface {
 type Ground struct {
 	// Ours is postbus, and Floor the least that what it runs on can do it with.
 	Ours, Floor System
+	// FloorName is what the floor is called in tables; empty means "floor".
+	FloorName string
 	// Numbered says that postbus keeps the order of the numbers also of messages that are published at
 	// once.
 	Numbered bool

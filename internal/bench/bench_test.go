@@ -102,7 +102,7 @@ func TestStreamNotices(t *testing.T) {
 // Every measure works on every carrier that needs no server of its own, finds nothing wrong and
 // compares with the floor.
 func TestRun(t *testing.T) {
-	for _, bed := range []bench.Bed{bench.Intraprocess{}, bench.Embedded{}, bench.Embedded{TLS: true}, bench.Listening{}} {
+	for _, bed := range []bench.Bed{bench.Intraprocess{}, bench.Embedded{}, bench.Embedded{TLS: true}, bench.Listening{}, bench.NATS{}, bench.NATS{Kept: true}} {
 		for _, measure := range []bench.Measure{bench.Latency, bench.RoundTrip, bench.Throughput, bench.FanOut} {
 			t.Run(bed.Name()+" "+string(measure), func(t *testing.T) {
 				load := bench.Load{Publishers: 2, Subscribers: 1, InFlight: 1, Count: 40, WarmUp: 4, Payload: 3000, Timed: true}

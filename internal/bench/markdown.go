@@ -24,15 +24,17 @@ func (r *Report) WriteMarkdown(w io.Writer) error {
 func (r *Report) markdown(b *strings.Builder) {
 	columns := []string{""}
 	if r.Load.Timed {
-		columns = append(columns, "p50", "p90", "p99", "p99.9", "max")
+		for _, l := range latencies {
+			columns = append(columns, l.name)
+		}
 	}
 	columns = append(columns, r.unit()+"/s", "of a core", "CPU each", "allocations each", "out of order")
 	fmt.Fprintf(b, "| %s |\n|%s\n", strings.Join(columns, " | "), strings.Repeat("---|", len(columns)))
 	line := func(name string, f *Figures) {
 		cells := []string{name}
 		if r.Load.Timed {
-			for _, v := range []float64{f.P50, f.P90, f.P99, f.P999, f.Max} {
-				cells = append(cells, duration(v))
+			for _, l := range latencies {
+				cells = append(cells, duration(*l.of(f)))
 			}
 		}
 		cells = append(cells, number(f.PerSecond, 0), percent(f.Core), duration(f.CPUPerMessage), fmt.Sprintf("%.3g", f.Allocations),
@@ -44,8 +46,8 @@ func (r *Report) markdown(b *strings.Builder) {
 		line(r.floorName(), r.Floor)
 		cells := []string{"**ratio**"}
 		if r.Load.Timed {
-			for _, v := range []float64{r.Ratio.P50, r.Ratio.P90, r.Ratio.P99, r.Ratio.P999, r.Ratio.Max} {
-				cells = append(cells, fmt.Sprintf("**%.3g**", v))
+			for _, l := range latencies {
+				cells = append(cells, fmt.Sprintf("**%.3g**", *l.ratio(r.Ratio)))
 			}
 		}
 		fmt.Fprintf(b, "| %s | | | | |\n", strings.Join(append(cells, fmt.Sprintf("**%.3g**", r.Ratio.PerSecond)), " | "))
@@ -63,9 +65,7 @@ func (r *Report) sums() string {
 		text += fmt.Sprintf(" Behind schedule: %d.", r.Ours.Late)
 	}
 	if r.Traffic != nil {
-		each := func(n uint64) float64 { return float64(n) / float64(max(1, r.Counted)) }
-		text += fmt.Sprintf(" %d connections; for each %s %.2f SMTP and %.2f IMAP commands.",
-			r.Traffic.Connections, r.single(), each(r.Traffic.SMTP), each(r.Traffic.IMAP))
+		text += fmt.Sprintf(" %s.", r.traffic())
 	}
 	return text
 }

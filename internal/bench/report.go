@@ -20,6 +20,8 @@ type Report struct {
 	// Ours and Floor are medians over the runs; Floor is nil if it was not measured.
 	Ours  *Figures `json:"postbus,omitempty"`
 	Floor *Figures `json:"floor,omitempty"`
+	// FloorName is what the floor is called; empty means "floor".
+	FloorName string `json:"floor_name,omitempty"`
 	// Ratio are those of postbus to the floor: the medians of what the runs have shown.
 	Ratio *Ratios `json:"ratio,omitempty"`
 	// Traffic is what Counted further messages have cost in commands and connections, their
@@ -68,6 +70,30 @@ type Ratios struct {
 	PerSecond float64 `json:"per_second"`
 }
 
+// latencies are the figures that a load has only if it is timed, and their ratios.
+var latencies = []struct {
+	name    string
+	percent float64
+	of      func(*Figures) *float64
+	ratio   func(*Ratios) *float64
+}{
+	{"p50", 50, func(f *Figures) *float64 { return &f.P50 }, func(r *Ratios) *float64 { return &r.P50 }},
+	{"p90", 90, func(f *Figures) *float64 { return &f.P90 }, func(r *Ratios) *float64 { return &r.P90 }},
+	{"p99", 99, func(f *Figures) *float64 { return &f.P99 }, func(r *Ratios) *float64 { return &r.P99 }},
+	{"p99.9", 99.9, func(f *Figures) *float64 { return &f.P999 }, func(r *Ratios) *float64 { return &r.P999 }},
+	{"max", 100, func(f *Figures) *float64 { return &f.Max }, func(r *Ratios) *float64 { return &r.Max }},
+}
+
+// others are the other figures that are medians.
+var others = []func(*Figures) *float64{
+	func(f *Figures) *float64 { return &f.PerSecond },
+	func(f *Figures) *float64 { return &f.CPUSeconds },
+	func(f *Figures) *float64 { return &f.Core },
+	func(f *Figures) *float64 { return &f.CPUPerMessage },
+	func(f *Figures) *float64 { return &f.Allocations },
+	func(f *Figures) *float64 { return &f.Bytes },
+}
+
 // IdleFigures are what a node costs on which nothing happens.
 type IdleFigures struct {
 	Core                 float64  `json:"core"`
@@ -106,22 +132,20 @@ func (r *Report) conclude() {
 		return
 	}
 	r.Floor = summarize(r.floor)
-	ratio := func(f func(*Figures) float64) float64 {
+	ratio := func(of func(*Figures) *float64) float64 {
 		var all []float64
 		for i := range r.ours {
-			if ours, floor := f(figures(r.ours[i])), f(figures(r.floor[i])); floor > 0 {
+			if ours, floor := *of(figures(r.ours[i])), *of(figures(r.floor[i])); floor > 0 {
 				all = append(all, ours/floor)
 			}
 		}
 		return median(all)
 	}
-	r.Ratio = &Ratios{PerSecond: ratio(func(f *Figures) float64 { return f.PerSecond })}
+	r.Ratio = &Ratios{PerSecond: ratio(func(f *Figures) *float64 { return &f.PerSecond })}
 	if r.Load.Timed {
-		r.Ratio.P50 = ratio(func(f *Figures) float64 { return f.P50 })
-		r.Ratio.P90 = ratio(func(f *Figures) float64 { return f.P90 })
-		r.Ratio.P99 = ratio(func(f *Figures) float64 { return f.P99 })
-		r.Ratio.P999 = ratio(func(f *Figures) float64 { return f.P999 })
-		r.Ratio.Max = ratio(func(f *Figures) float64 { return f.Max })
+		for _, l := range latencies {
+			*l.ratio(r.Ratio) = ratio(l.of)
+		}
 	}
 }
 
@@ -150,14 +174,16 @@ func figures(s *Sample) *Figures {
 	}
 	slices.Sort(took)
 	received := float64(max(1, s.Received))
-	return &Figures{
-		P50: micros(Percentile(took, 50)), P90: micros(Percentile(took, 90)), P99: micros(Percentile(took, 99)),
-		P999: micros(Percentile(took, 99.9)), Max: micros(Percentile(took, 100)),
+	f := &Figures{
 		PerSecond: s.Rate(), CPUSeconds: s.Used.CPU.Seconds(), Core: s.Used.Core(),
 		CPUPerMessage: micros(s.Used.CPU) / received,
 		Allocations:   float64(s.Used.Allocations) / received, Bytes: float64(s.Used.AllocatedBytes) / received,
 		Received: s.Received, Lost: s.Lost, Repeated: s.Repeated, Disordered: s.Disordered, Late: s.Late,
 	}
+	for _, l := range latencies {
+		*l.of(f) = micros(Percentile(took, l.percent))
+	}
+	return f
 }
 
 func micros(d time.Duration) float64 { return float64(d) / float64(time.Microsecond) }
@@ -178,20 +204,19 @@ func summarize(samples []*Sample) *Figures {
 	for i, s := range samples {
 		all[i] = figures(s)
 	}
-	of := func(f func(*Figures) float64) float64 {
+	sum := new(Figures)
+	set := func(of func(*Figures) *float64) {
 		values := make([]float64, len(all))
-		for i, g := range all {
-			values[i] = f(g)
+		for i, f := range all {
+			values[i] = *of(f)
 		}
-		return median(values)
+		*of(sum) = median(values)
 	}
-	sum := &Figures{
-		P50: of(func(f *Figures) float64 { return f.P50 }), P90: of(func(f *Figures) float64 { return f.P90 }),
-		P99: of(func(f *Figures) float64 { return f.P99 }), P999: of(func(f *Figures) float64 { return f.P999 }),
-		Max: of(func(f *Figures) float64 { return f.Max }), PerSecond: of(func(f *Figures) float64 { return f.PerSecond }),
-		CPUSeconds: of(func(f *Figures) float64 { return f.CPUSeconds }), Core: of(func(f *Figures) float64 { return f.Core }),
-		CPUPerMessage: of(func(f *Figures) float64 { return f.CPUPerMessage }),
-		Allocations:   of(func(f *Figures) float64 { return f.Allocations }), Bytes: of(func(f *Figures) float64 { return f.Bytes }),
+	for _, l := range latencies {
+		set(l.of)
+	}
+	for _, of := range others {
+		set(of)
 	}
 	for _, f := range all {
 		sum.Received += f.Received

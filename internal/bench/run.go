@@ -78,6 +78,10 @@ func (p Plan) on(ctx context.Context, f func(Ground) error) error {
 // what a server keeps.
 func (r *Report) run(ctx context.Context, plan Plan, i int) error {
 	return plan.on(ctx, func(g Ground) error {
+		r.FloorName = g.FloorName
+		if plan.Measure == RoundTrip && g.OpenFloorCaller == nil {
+			r.FloorName = "floor one way"
+		}
 		halves := []struct {
 			name string
 			into *[]*Sample

@@ -203,7 +203,11 @@ func (s *streaming) watch(progress *atomic.Int64, cancel context.CancelCauseFunc
 // sendAll publishes the messages of one publisher, at the pace of the load.
 func (s *streaming) sendAll(ctx context.Context, publisher, count, portion int, start time.Time, late *atomic.Int64, sending *sync.WaitGroup, cancel context.CancelCauseFunc) {
 	var next atomic.Int64
-	for range min(s.load.InFlight, count) {
+	senders := s.load.InFlight
+	if _, ok := s.session.(Ahead); ok {
+		senders = 1
+	}
+	for range min(senders, count) {
 		sending.Go(func() {
 			for {
 				i := int(next.Add(1)) - 1
@@ -248,14 +252,7 @@ func (l Load) await(ctx context.Context, start time.Time, publisher, i int, late
 		}
 		return ctx.Err() == nil
 	}
-	timer := time.NewTimer(left)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
+	return rest(ctx, left) == nil
 }
 
 // sendInStep publishes the messages of all publishers in turn, each when the one before has

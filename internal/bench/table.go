@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"strings"
@@ -84,11 +85,9 @@ func (r *Report) table(b *strings.Builder) {
 	}
 	fmt.Fprintln(t, header+"\t\t")
 	if r.Load.Timed {
-		row("p50", "µs", 2, func(f *Figures) float64 { return f.P50 }, ratio.P50)
-		row("p90", "µs", 2, func(f *Figures) float64 { return f.P90 }, ratio.P90)
-		row("p99", "µs", 2, func(f *Figures) float64 { return f.P99 }, ratio.P99)
-		row("p99.9", "µs", 2, func(f *Figures) float64 { return f.P999 }, ratio.P999)
-		row("max", "µs", 2, func(f *Figures) float64 { return f.Max }, ratio.Max)
+		for _, l := range latencies {
+			row(l.name, "µs", 2, func(f *Figures) float64 { return *l.of(f) }, *l.ratio(ratio))
+		}
 	}
 	row(r.unit()+"/s", "", 0, func(f *Figures) float64 { return f.PerSecond }, ratio.PerSecond)
 	row("CPU", "s", 3, func(f *Figures) float64 { return f.CPUSeconds }, 0)
@@ -107,19 +106,19 @@ func (r *Report) table(b *strings.Builder) {
 	}
 	t.Flush()
 	if r.Traffic != nil {
-		per := 1 / float64(max(1, r.Counted))
-		fmt.Fprintf(b, "\ncounted with %d more: %s, %.2f SMTP and %.2f IMAP commands for each, opening included\n",
-			r.Counted, plural(int(r.Traffic.Connections), "connection"), float64(r.Traffic.SMTP)*per, float64(r.Traffic.IMAP)*per)
+		fmt.Fprintf(b, "\ncounted with %d more: %s, opening included\n", r.Counted, r.traffic())
 	}
 }
 
-// floorName is the heading of the floor's column.
-func (r *Report) floorName() string {
-	if r.Measure == RoundTrip && r.Carrier != (Intraprocess{}).Name() {
-		return "floor one way"
-	}
-	return "floor"
+// traffic says what has been said to mail servers.
+func (r *Report) traffic() string {
+	each := func(n uint64) float64 { return float64(n) / float64(max(1, r.Counted)) }
+	return fmt.Sprintf("%s, %.2f SMTP and %.2f IMAP commands for each",
+		plural(int(r.Traffic.Connections), "connection"), each(r.Traffic.SMTP), each(r.Traffic.IMAP))
 }
+
+// floorName is the heading of the floor's column.
+func (r *Report) floorName() string { return cmp.Or(r.FloorName, "floor") }
 
 func (r *Report) unit() string {
 	switch r.Measure {

@@ -36,6 +36,19 @@ var limits = []limit{
 		name: "throughput on the embedded mail server, times a raw client's CPU time", measured: 2.6,
 		plan: plan(bench.Throughput, bench.Embedded{}, bench.Load{Count: 3000, WarmUp: 300, Timed: true}), of: cpuTime,
 	},
+	{
+		name: "throughput over NATS, times the CPU time of nats.go alone", measured: 1.25,
+		plan: plan(bench.Throughput, bench.NATS{}, bench.Load{Count: 100_000, WarmUp: 10_000}), of: cpuTime,
+	},
+	{
+		name: "call over NATS, times nats.go's alone, p50", measured: 1.2,
+		plan: plan(bench.RoundTrip, bench.NATS{}, bench.Load{Count: 5000, WarmUp: 500, Timed: true}),
+		of:   func(r *bench.Report) float64 { return r.Ratio.P50 },
+	},
+	{
+		name: "throughput over JetStream, times the CPU time of nats.go alone", measured: 1.65,
+		plan: plan(bench.Throughput, bench.NATS{Kept: true}, bench.Load{Count: 10_000, WarmUp: 1000, InFlight: 256}), of: cpuTime,
+	},
 }
 
 // cpuTime is what a message costs, times what one of the floor does. Unlike the messages in a second it does
@@ -51,7 +64,7 @@ const patience = 3 * time.Minute
 
 // plan is one run of a measure beside its floor.
 func plan(measure bench.Measure, bed bench.Bed, load bench.Load) bench.Plan {
-	load.Publishers, load.InFlight, load.Payload = 1, 1, 128
-	load.Subscribers = max(1, load.Subscribers)
+	load.Publishers, load.Payload = 1, 128
+	load.InFlight, load.Subscribers = max(1, load.InFlight), max(1, load.Subscribers)
 	return bench.Plan{Measure: measure, Bed: bed, Load: load, Runs: 1}
 }

@@ -38,6 +38,7 @@ const (
 	embedded = "embedded server"
 	listen   = "listening"
 	memory   = "in process"
+	nats     = "NATS"
 )
 
 // targets are those that postbus bench measures; tests and benchmarks of the packages see to the others.
@@ -69,4 +70,7 @@ var targets = []target{
 	{part: memory, name: "fan-out to 10", bound: 5_000_000, more: true, unit: "deliveries/s", reports: []string{"memory-fanout"}, figure: perSecond},
 	{part: memory, name: "call, p50", bound: 2, unit: "µs", reports: []string{"memory-call"}, figure: p50},
 	{part: memory, name: "call, p99", bound: 20, unit: "µs", reports: []string{"memory-call"}, figure: p99},
+	{part: nats, name: "throughput", bound: 0.85, more: true, unit: "x nats.go", reports: []string{"nats-throughput"}, figure: ratioRate},
+	{part: nats, name: "call, p50", bound: 1.25, unit: "x nats.go", reports: []string{"nats-call"}, figure: ratioP50},
+	{part: nats, name: "throughput with JetStream", bound: 0.85, more: true, unit: "x nats.go, publishing ahead", reports: []string{"jetstream-throughput"}, figure: ratioRate},
 }
