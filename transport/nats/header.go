@@ -38,18 +38,43 @@ const (
 // codeError is the code of an error of a micro service that is no number: that of HTTP for a server's.
 const codeError = 500
 
-// envelope is what a message is made ready in. The header and its values are used again.
+// slot is a field that most messages have: it has a place of its own in an envelope.
+type slot uint8
+
+const (
+	slotID slot = iota
+	slotInReplyTo
+	slotSourceTime
+	slotPublisher
+	slotSequence
+	slotClient
+	slotRequest
+	slotDeadline
+	slots
+)
+
+var slotFields = [slots]string{
+	headerID, headerInReplyTo, transport.HeaderSourceTimestamp, transport.HeaderPublisherGID, transport.HeaderPublisherSequence,
+	transport.HeaderClientGID, transport.HeaderRequestSequence, transport.HeaderDeadline,
+}
+
+// envelope is what a message is made ready in, one after the other. The header keeps the fields of the slots that the last
+// message had: the next one mostly has the same, and only their values change.
 type envelope struct {
-	msg    nats.Msg
-	values []string // those of msg.Header are slices of it
-	text   []byte   // of the values that are made here
-	parts  []part   // of text
+	msg     nats.Msg
+	slots   [slots]string // values; those of msg.Header are slices of it
+	present uint16        // the slots that are in msg.Header
+	text    []byte        // of the values
+	parts   []part        // of text
+
+	fields []string // the other fields that are in msg.Header
+	values []string // theirs, of which those of msg.Header are slices
 }
 
 // part is a value that ends at that index of the text, where the next one begins.
 type part struct {
-	field string
-	end   int
+	slot slot
+	end  int
 }
 
 // usualFields is how many fields a message has at most, as a rule. Go's maps are much faster up to this size.
@@ -59,10 +84,9 @@ var envelopes = sync.Pool{New: func() any { return newEnvelope() }}
 
 func newEnvelope() *envelope {
 	return &envelope{
-		msg:    nats.Msg{Header: make(nats.Header, usualFields)},
-		values: make([]string, 0, 16),
-		text:   make([]byte, 0, 384),
-		parts:  make([]part, 0, 8),
+		msg:   nats.Msg{Header: make(nats.Header, usualFields)},
+		text:  make([]byte, 0, 384),
+		parts: make([]part, 0, slots),
 	}
 }
 
@@ -71,53 +95,71 @@ func (e *envelope) release() {
 	if len(e.msg.Header) > usualFields {
 		return // its map has grown for good
 	}
-	clear(e.msg.Header)
-	clear(e.values)
-	e.msg.Subject, e.msg.Reply, e.msg.Data = "", "", nil
-	e.values, e.text, e.parts = e.values[:0], e.text[:0], e.parts[:0]
+	e.reset()
 	envelopes.Put(e)
 }
 
-// set adds a field.
+// reset makes the envelope ready for the next message.
+func (e *envelope) reset() {
+	for _, field := range e.fields {
+		delete(e.msg.Header, field)
+	}
+	clear(e.values)
+	e.msg.Subject, e.msg.Reply, e.msg.Data = "", "", nil
+	e.text, e.parts, e.fields, e.values = e.text[:0], e.parts[:0], e.fields[:0], e.values[:0]
+}
+
+// set adds a field that has no slot.
 func (e *envelope) set(field, value string) {
+	e.fields = append(e.fields, field)
 	e.values = append(e.values, value)
 	n := len(e.values)
 	e.msg.Header[field] = e.values[n-1 : n : n]
 }
 
-// made adds a field whose value has been appended to e.text.
-func (e *envelope) made(field string) { e.parts = append(e.parts, part{field, len(e.text)}) }
+// fill fills a slot with what has been appended to e.text.
+func (e *envelope) fill(s slot) { e.parts = append(e.parts, part{s, len(e.text)}) }
 
-func (e *envelope) setInt(field string, n int64) {
+func (e *envelope) fillInt(s slot, n int64) {
 	e.text = strconv.AppendInt(e.text, n, 10)
-	e.made(field)
+	e.fill(s)
 }
 
-func (e *envelope) setUint(field string, n uint64) {
+func (e *envelope) fillUint(s slot, n uint64) {
 	e.text = strconv.AppendUint(e.text, n, 10)
-	e.made(field)
+	e.fill(s)
 }
 
-func (e *envelope) setGID(field string, g transport.GID) {
+func (e *envelope) fillGID(s slot, g transport.GID) {
 	e.text, _ = g.AppendText(e.text) // it never fails
-	e.made(field)
+	e.fill(s)
 }
 
-// setID adds an ID, and returns its text, which is valid until the next field is added.
-func (e *envelope) setID(field string, id transport.ID) ([]byte, error) {
+// fillID fills a slot with an ID, and returns its text, which is valid until the next one is filled.
+func (e *envelope) fillID(s slot, id transport.ID) ([]byte, error) {
 	start := len(e.text)
 	e.text, _ = id.AppendText(e.text) // it never fails
-	e.made(field)
+	e.fill(s)
 	return e.text[start:], validID(e.text[start:])
 }
 
-// finish adds the fields that were made.
+// finish makes the header have the slots that were filled, and no others.
 func (e *envelope) finish() {
-	text, start := string(e.text), 0
+	text, start, filled := string(e.text), 0, uint16(0)
 	for _, p := range e.parts {
-		e.set(p.field, text[start:p.end])
+		e.slots[p.slot] = text[start:p.end]
 		start = p.end
+		filled |= 1 << p.slot
 	}
+	for s := slot(0); filled != e.present && s < slots; s++ {
+		switch bit := uint16(1) << s; {
+		case filled&^e.present&bit != 0:
+			e.msg.Header[slotFields[s]] = e.slots[s : s+1 : s+1]
+		case e.present&^filled&bit != 0:
+			delete(e.msg.Header, slotFields[s])
+		}
+	}
+	e.present = filled
 }
 
 // write makes a message ready, but for its subjects. address is that of the carrier.
@@ -126,7 +168,7 @@ func (e *envelope) write(m *transport.Message, address string) error {
 		return err
 	}
 	e.msg.Data = m.Body
-	id, err := e.setID(headerID, m.ID)
+	id, err := e.fillID(slotID, m.ID)
 	if err != nil {
 		return fmt.Errorf("the message's ID: %w", err)
 	}
@@ -134,7 +176,7 @@ func (e *envelope) write(m *transport.Message, address string) error {
 		e.set(headerFrom, address)
 	}
 	if !m.InReplyTo.IsZero() {
-		if _, err := e.setID(headerInReplyTo, m.InReplyTo); err != nil {
+		if _, err := e.fillID(slotInReplyTo, m.InReplyTo); err != nil {
 			return fmt.Errorf("the ID of the request that is answered: %w", err)
 		}
 	}
@@ -148,20 +190,20 @@ func (e *envelope) write(m *transport.Message, address string) error {
 func (e *envelope) writeInfo(m *transport.Message) {
 	info := &m.Info
 	if !info.SourceTime.IsZero() {
-		e.setInt(transport.HeaderSourceTimestamp, nanoseconds(info.SourceTime))
+		e.fillInt(slotSourceTime, nanoseconds(info.SourceTime))
 	}
 	if !info.PublisherGID.IsZero() {
-		e.setGID(transport.HeaderPublisherGID, info.PublisherGID)
+		e.fillGID(slotPublisher, info.PublisherGID)
 	}
 	if info.Sequence != 0 {
-		e.setUint(transport.HeaderPublisherSequence, info.Sequence)
+		e.fillUint(slotSequence, info.Sequence)
 	}
 	if !info.ClientGID.IsZero() {
-		e.setGID(transport.HeaderClientGID, info.ClientGID)
-		e.setUint(transport.HeaderRequestSequence, info.RequestSequence)
+		e.fillGID(slotClient, info.ClientGID)
+		e.fillUint(slotRequest, info.RequestSequence)
 	}
 	if !m.Deadline.IsZero() {
-		e.setInt(transport.HeaderDeadline, nanoseconds(m.Deadline))
+		e.fillInt(slotDeadline, nanoseconds(m.Deadline))
 	}
 }
 
@@ -174,7 +216,7 @@ func (e *envelope) writeContent(m *transport.Message) {
 		e.set(headerDisposition, mime.FormatMediaType("attachment", map[string]string{"filename": m.Filename}))
 	}
 	if m.Error != nil {
-		e.setInt(transport.HeaderServiceError, int64(m.Error.Code))
+		e.set(transport.HeaderServiceError, strconv.Itoa(m.Error.Code))
 		e.writeMicroError(m.Error)
 	}
 	for i, f := range m.Header {
@@ -184,7 +226,7 @@ func (e *envelope) writeContent(m *transport.Message) {
 
 // writeMicroError makes the message an error for clients of micro services, too.
 func (e *envelope) writeMicroError(err *transport.RemoteError) {
-	e.setInt(micro.ErrorCodeHeader, int64(err.Code))
+	e.set(micro.ErrorCodeHeader, strconv.Itoa(err.Code))
 	e.set(micro.ErrorHeader, oneLine(err.Text))
 	e.msg.Data = []byte(err.Text)
 }

@@ -108,6 +108,36 @@ func FuzzWrite(f *testing.F) {
 	})
 }
 
+// TestEnvelopesAreUsedAgain writes messages with different fields with one envelope.
+func TestEnvelopesAreUsedAgain(t *testing.T) {
+	gid := transport.GID{1}
+	bare := transport.Message{Kind: transport.TopicMessage, Name: "t", ID: transport.NewID(gid, 1, "x")}
+	full := bare
+	full.Kind, full.InReplyTo, full.Deadline = transport.Response, transport.NewID(gid, 2, "y"), time.Unix(1, 0)
+	full.Header = transport.Header{{Name: "Trace", Value: "1"}}
+	full.Info = transport.Info{SourceTime: time.Unix(2, 0), PublisherGID: gid, Sequence: 3, ClientGID: gid, RequestSequence: 2}
+	failed := full
+	failed.Kind, failed.Error = transport.ErrorResponse, &transport.RemoteError{Code: 7, Text: "it failed"}
+	e := newEnvelope()
+	for range 2 {
+		for _, m := range []transport.Message{full, bare, failed, bare, full, full} {
+			if err := e.write(&m, testAddress); err != nil {
+				t.Fatal(err)
+			}
+			got, _ := read(asServers(t, e.msg.Header), e.msg.Data)
+			if d := cmp.Diff(&m, got, ignored); d != "" {
+				t.Error(d)
+			}
+			e.reset()
+		}
+		e.writePlain(&transport.Message{Kind: transport.Response, Body: []byte("x")})
+		if len(e.msg.Header) > 0 {
+			t.Errorf("the plain answer has the fields %v", e.msg.Header)
+		}
+		e.reset()
+	}
+}
+
 // sameCase gives fields of the same name, whatever the case, the name of the first, and sorts them.
 func sameCase(h transport.Header) transport.Header {
 	var same transport.Header

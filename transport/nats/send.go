@@ -103,8 +103,8 @@ func (e *envelope) writePlain(m *transport.Message) {
 	e.msg.Data = m.Body
 	if m.Error != nil {
 		e.writeMicroError(m.Error)
-		e.finish()
 	}
+	e.finish()
 }
 
 // publish sends a message that is ready.
