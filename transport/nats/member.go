@@ -164,8 +164,22 @@ func nak(delay time.Duration) []byte {
 	return append(strconv.AppendInt(append([]byte(nil), `-NAK {"delay":`...), delay.Nanoseconds(), 10), '}')
 }
 
-// refuse implements source.
-func (m *member) refuse(msg *nats.Msg) { m.consumer.reply(msg.Reply, wordNak) }
+// refuse implements source. This delivery does not count.
+func (m *member) refuse(msg *nats.Msg, p place) {
+	c := m.consumer
+	n := 1
+	if p.attempt > 1 {
+		n += c.deliveriesNotCounted(p)
+	}
+	c.mu.Lock()
+	c.uncounted[p.stream] = n
+	c.mu.Unlock()
+	ctx, cancel := context.WithTimeout(c.stream.carrier.settling, apiTimeout)
+	defer cancel()
+	// When that fails only this process knows.
+	_, _ = c.stream.carrier.js.Publish(ctx, c.book.given(p.stream), strconv.AppendInt(nil, int64(n), 10), jetstream.WithMsgTTL(givenAge), jetstream.WithRetryAttempts(0))
+	c.reply(msg.Reply, wordNak)
+}
 
 // take implements source.
 func (m *member) take(msg *nats.Msg, p place) {

@@ -28,7 +28,7 @@ type source interface {
 	// flush is called after the last take for now.
 	flush(ctx context.Context)
 	// refuse is called with a message that came too late to be taken.
-	refuse(m *nats.Msg)
+	refuse(m *nats.Msg, p place)
 }
 
 // supply says what can be pulled.
@@ -285,8 +285,8 @@ func (s *session) end() {
 }
 
 func (s *session) refuseLate(m *nats.Msg) {
-	if _, ok := placeOf(m.Reply); ok {
-		s.refuse(m)
+	if p, ok := placeOf(m.Reply); ok {
+		s.refuse(m, p)
 	}
 }
 
