@@ -136,7 +136,7 @@ func (p *puller) pause(ctx context.Context, delay time.Duration) bool {
 func (p *puller) session(ctx context.Context) error {
 	lost := p.conn.StatusChanged(nats.RECONNECTING, nats.CLOSED)
 	defer p.conn.RemoveStatusListener(lost)
-	supply, err := p.prepare(ctx)
+	supply, err := p.prepareUnless(ctx, lost)
 	if err != nil {
 		return err
 	}
@@ -176,6 +176,27 @@ func (p *puller) session(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// prepareUnless is prepare, given up when the connection is lost: an answer that was on its way then does not come.
+func (p *puller) prepareUnless(ctx context.Context, lost <-chan nats.Status) (supply, error) {
+	preparing, cancel := context.WithCancelCause(ctx)
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		select {
+		case <-lost:
+			cancel(errDisconnected)
+		case <-preparing.Done():
+		}
+	}()
+	supply, err := p.prepare(preparing)
+	cancel(nil)
+	<-watched
+	if context.Cause(preparing) == errDisconnected {
+		return supply, errDisconnected
+	}
+	return supply, err
 }
 
 // session is a subscription to what is pulled, until something is wrong.
