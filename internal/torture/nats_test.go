@@ -130,7 +130,7 @@ func openNATS(ctx context.Context, config *nats.Config) (*transport.Node, error)
 // TestSlowConsumerNATS: a plain subscription does not read until the server gives it up. It goes on when it reads again, with what
 // comes then, and a durable subscription behind the same proxy gets all.
 func TestSlowConsumerNATS(t *testing.T) {
-	server := startNATS(t, natsserver.Config{MaxPending: 1 << 20})
+	server := startNATS(t, natsserver.Config{MaxPending: 16 << 20})
 	straight, p, through := behindProxy(t, server)
 	node := func(config *nats.Config) *transport.Node {
 		n, err := openNATS(t.Context(), config)

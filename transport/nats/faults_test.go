@@ -205,6 +205,43 @@ func TestServerRestarts(t *testing.T) {
 	shared.empty(50 * time.Millisecond)
 }
 
+// TestMuchAtOnce: more waits for the reader of a durable name than the server keeps for a slow connection.
+func TestMuchAtOnce(t *testing.T) {
+	t.Parallel()
+	options := withJetStream(t)
+	s := startServer(t, func(o *server.Options) {
+		options(o)
+		o.MaxPending = 12 << 20
+	})
+	p, c := through(t, s)
+	node := openNode(t, c)
+	in := durable()
+	in.InFlight = 256 // in pulls that end by number, and by size
+	_, stop := receive(t, node, in)
+	stop()
+	pub := newPublisher(openNode(t, kept(s)))
+	const n = 500
+	for range n {
+		m := pub.message()
+		m.Body = append(m.Body, make([]byte, 64<<10)...)
+		if err := pub.node.Send(limited(t), m); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p.Set(proxy.ToClient, proxy.Rule{Rate: 40 << 20})
+	got, _ := receive(t, node, in)
+	for want := uint64(1); want <= n; want++ {
+		d := got.next()
+		if seq := d.Message.Info.Sequence; seq != want {
+			t.Fatalf("message %d came, want %d", seq, want)
+		}
+		ack(t, d)
+	}
+	if slow := s.NumSlowConsumers(); slow != 0 {
+		t.Errorf("the server has closed %d connections that were too slow", slow)
+	}
+}
+
 // The reader of a durable name loses its connection, as when its process dies. Another one takes the name over at once, and gets
 // what was not settled first, in order; the first one has lost it.
 func TestDurableNamePassesOn(t *testing.T) {

@@ -72,6 +72,9 @@ const (
 	// pullExpires is how long a pull waits at the server, and pullHeartbeat how often it says that it does.
 	pullExpires   = time.Minute
 	pullHeartbeat = 5 * time.Second
+	// pullBytes is how much a pull gets at most: a server closes the connection of a client for which too much waits (max_pending, 64
+	// MB by default), and would do so each time.
+	pullBytes = 8 << 20
 	// statusRoom is how many words of the server about pulls may wait to be read.
 	statusRoom = 256
 	// unsubscribeTimeout bounds the wait for what the server had sent already.
@@ -180,21 +183,21 @@ func (p *puller) session(ctx context.Context) error {
 
 // prepareUnless is prepare, given up when the connection is lost: an answer that was on its way then does not come.
 func (p *puller) prepareUnless(ctx context.Context, lost <-chan nats.Status) (supply, error) {
-	preparing, cancel := context.WithCancelCause(ctx)
-	watched := make(chan struct{})
+	preparing, cancel := context.WithCancel(ctx)
+	watched := make(chan error, 1)
 	go func() {
-		defer close(watched)
 		select {
 		case <-lost:
-			cancel(errDisconnected)
+			cancel()
+			watched <- errDisconnected
 		case <-preparing.Done():
+			watched <- nil
 		}
 	}()
 	supply, err := p.prepare(preparing)
-	cancel(nil)
-	<-watched
-	if context.Cause(preparing) == errDisconnected {
-		return supply, errDisconnected
+	cancel()
+	if disconnected := <-watched; disconnected != nil {
+		return supply, disconnected
 	}
 	return supply, err
 }
@@ -211,8 +214,11 @@ type session struct {
 
 // pull asks for so many messages.
 func (s *session) pull(n int) error {
-	return s.ask(n, fmt.Appendf(nil, `{"batch":%d,"expires":%d,"idle_heartbeat":%d}`, n, pullExpires.Nanoseconds(), pullHeartbeat.Nanoseconds()))
+	return s.ask(n, fmt.Appendf(nil, `{"batch":%d,"max_bytes":%d,"expires":%d,"idle_heartbeat":%d}`, n, s.bytes(), pullExpires.Nanoseconds(), pullHeartbeat.Nanoseconds()))
 }
+
+// bytes is how much to ask for at a time: a message has to fit in.
+func (s *session) bytes() int64 { return max(pullBytes, 2*s.conn.MaxPayload()) }
 
 func (s *session) ask(n int, request []byte) error {
 	if err := s.conn.PublishRequest(pullSubject+s.stream+"."+s.consumer, s.sub.Subject, request); err != nil {
@@ -231,14 +237,18 @@ func (s *session) gather(ctx context.Context, room int) error {
 		place
 	}
 	var got []message
-	if err := s.ask(room, fmt.Appendf(nil, `{"batch":%d,"no_wait":true}`, room)); err != nil {
-		return err
-	}
-	for s.asked.Load() > 0 && ctx.Err() == nil {
-		err := s.step(ctx, func(m *nats.Msg, at place) { got = append(got, message{m, at}) })
-		if err != nil {
-			return err // they come again
+	for more := true; more && len(got) < room; {
+		n, before := room-len(got), len(got)
+		if err := s.ask(n, fmt.Appendf(nil, `{"batch":%d,"max_bytes":%d,"no_wait":true}`, n, s.bytes())); err != nil {
+			return err
 		}
+		for s.asked.Load() > 0 && ctx.Err() == nil {
+			err := s.step(ctx, func(m *nats.Msg, at place) { got = append(got, message{m, at}) })
+			if err != nil {
+				return err // they come again
+			}
+		}
+		more = len(got) > before && ctx.Err() == nil
 	}
 	slices.SortStableFunc(got, func(a, b message) int { return cmp.Compare(a.place.stream, b.place.stream) })
 	for _, m := range got {
@@ -321,7 +331,7 @@ func (s *session) status(m *nats.Msg) error {
 		s.got(left)
 	case code == "404" || code == "408": // nothing waits for what gather has asked for
 		s.asked.Store(0)
-	case code == "100":
+	case code == "100", code == "409" && text == "Batch Completed": // all has come of a pull that had a bound in bytes
 	case code == noResponders:
 		return errors.New("the consumer does not answer: its server is only starting, or it has been deleted")
 	default:
