@@ -102,7 +102,9 @@ func (l *claim) take(ctx context.Context) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.waiting = record.Left
-	clear(c.delayed) // which are among those, or somebody else has had them
+	for seq, key := range c.delayed { // which are among those, or somebody else has had them
+		c.forget(seq, key)
+	}
 	return nil
 }
 

@@ -3,6 +3,7 @@ package nats
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -58,6 +59,9 @@ func (c *confirmations) handle(m *nats.Msg) {
 		return
 	}
 	by, err := readConfirmation(m)
+	if errors.Is(err, jetstream.ErrInvalidJSAck) {
+		return // a program without postbus has subscribed to the name, and answers what has a reply subject
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if a := c.awaited[n]; err == nil && a != nil && a.stream.Name != by {
@@ -106,7 +110,8 @@ func (c *confirmations) confirmed(all []*confirmation) (left []*confirmation, er
 	return all, err
 }
 
-// readConfirmation returns the name of the stream that has taken a message, or the error of one that has not.
+// readConfirmation returns the name of the stream that has taken a message, or the error of one that has not, or
+// jetstream.ErrInvalidJSAck if no stream says this.
 func readConfirmation(m *nats.Msg) (stream string, err error) {
 	if len(m.Data) == 0 {
 		if m.Header.Get(headerStatus) == noResponders {
@@ -115,18 +120,20 @@ func readConfirmation(m *nats.Msg) (stream string, err error) {
 		return "", jetstream.ErrInvalidJSAck
 	}
 	if rest, ok := bytes.CutPrefix(m.Data, []byte(`{"stream":"`)); ok { // as always; its name has no quotes
-		name, _, _ := bytes.Cut(rest, []byte{'"'})
-		return string(name), nil
+		if name, rest, _ := bytes.Cut(rest, []byte{'"'}); bytes.HasPrefix(rest, []byte(`,"seq":`)) || bytes.HasPrefix(rest, []byte(`,"domain":`)) {
+			return string(name), nil
+		}
 	}
 	var answer struct {
-		Error  *jetstream.APIError `json:"error"`
-		Stream string              `json:"stream"`
+		Error    *jetstream.APIError `json:"error"`
+		Stream   string              `json:"stream"`
+		Sequence uint64              `json:"seq"`
 	}
 	err = json.Unmarshal(m.Data, &answer)
 	switch {
-	case err == nil && answer.Error != nil:
+	case err == nil && answer.Error != nil && answer.Error.ErrorCode != 0:
 		return "", answer.Error
-	case err != nil || answer.Stream == "":
+	case err != nil || answer.Error != nil || answer.Stream == "" || answer.Sequence == 0:
 		return "", jetstream.ErrInvalidJSAck
 	}
 	return answer.Stream, nil

@@ -43,7 +43,7 @@ type consumer struct {
 	members []*member            // that are there
 	open    map[uint64]*ticket   // delivered and not settled on record, by their numbers in the stream
 	known   map[order.Key]uint64 // the numbers of those that are open or delayed
-	delayed map[uint64]order.Key // given back to the server for a while
+	delayed map[uint64]order.Key // given back to the server for a while; of a durable name only
 	handled order.Memory
 	// uncounted says how many deliveries of a message do not count as attempts to handle it.
 	uncounted map[uint64]int

@@ -263,6 +263,10 @@ func (c *consumer) readPages(ctx context.Context) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.doneElsewhere = done
+	maps.DeleteFunc(c.uncounted, func(seq uint64, _ int) bool { // somebody else has got those of earlier times
+		_, left := c.left[seq]
+		return c.claim == nil && !left
+	})
 	clear(c.left)
 	if c.claim == nil { // what the last reader of a durable name had open is the next one's
 		c.openElsewhere = open

@@ -9,6 +9,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/postbus/postbus/internal/order"
 	"github.com/postbus/postbus/transport"
 )
 
@@ -53,9 +54,9 @@ func (f *flight) add(ctx context.Context, s *stream, e *envelope, m *transport.M
 		return s.failed(err)
 	}
 	if m.Kind == transport.Request {
-		// A request is not dropped when it comes again, for then its client wants the answer once more.
 		e.set(headerReplyTo, e.msg.Reply)
-	} else {
+	}
+	if m.Kind != transport.Request || !s.hasTaken(m) {
 		e.set(headerDedup, e.msg.Header[headerID][0])
 	}
 	e.msg.Reply = subject
@@ -77,7 +78,9 @@ func (f *flight) await(ctx context.Context, most int) *transport.SendError {
 	for len(f.under) > most {
 		left, err := f.carrier.confirmations.confirmed(f.under)
 		if n := len(f.under) - len(left); n > 0 {
-			f.under[n-1].stream.clear()
+			for i, confirmed := range f.under[:n] {
+				confirmed.stream.noteTaken(f.msgs[f.taken+i])
+			}
 			f.taken += n
 			f.under = left
 		}
@@ -112,11 +115,24 @@ func (f *flight) fail(failed *transport.SendError) *transport.SendError {
 	return failed
 }
 
-// clear says that a message has been taken.
-func (s *stream) clear() {
+// noteTaken notes that a message has been taken.
+func (s *stream) noteTaken(m *transport.Message) {
 	if s.doubtful.Load() {
 		s.doubtful.Store(false)
 	}
+	if m.Kind == transport.Request {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.taken.Add(order.KeyOf(m), order.SourceTime(m))
+	}
+}
+
+// hasTaken reports whether a request is known to have been taken: when it is sent again its client wants the answer once more, and
+// the stream must not drop it. One that may have been taken is sent again as the same message.
+func (s *stream) hasTaken(m *transport.Message) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.taken.Has(order.KeyOf(m))
 }
 
 // failed returns the error of a message that a stream has not taken, or has not confirmed.
@@ -134,7 +150,7 @@ func (s *stream) failed(err error) *transport.SendError {
 		}
 	case errors.Is(err, errDiffers):
 		failed.Outcome = transport.Permanent
-	case errors.Is(err, nats.ErrDisconnected), errors.Is(err, jetstream.ErrAsyncPublishTimeout), errors.Is(err, jetstream.ErrInvalidJSAck):
+	case errors.Is(err, nats.ErrDisconnected), errors.Is(err, jetstream.ErrAsyncPublishTimeout):
 		failed.Outcome, failed.NextHop = transport.Unknown, true
 	default:
 		failed.NextHop = true

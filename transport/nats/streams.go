@@ -14,6 +14,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/postbus/postbus/internal/order"
 	"github.com/postbus/postbus/transport"
 )
 
@@ -200,6 +201,7 @@ type stream struct {
 
 	mu        sync.Mutex
 	consumers map[string]*consumer
+	taken     order.Memory // the requests that have been confirmed
 }
 
 func newStream(c *Carrier, s Stream) *stream {

@@ -221,9 +221,13 @@ func (t *ticket) passOnUsed(delay time.Duration) {
 	}
 	delete(c.open, t.seq)
 	c.page.drop(t.seq)
-	c.delayed[t.seq] = t.key
-	if t.uncounted > 0 {
-		c.uncounted[t.seq] = t.uncounted
+	if c.claim == nil { // whoever gets it next: what becomes of it is not heard of here
+		c.forget(t.seq, t.key)
+	} else {
+		c.delayed[t.seq] = t.key
+		if t.uncounted > 0 {
+			c.uncounted[t.seq] = t.uncounted
+		}
 	}
 	reply := t.reply
 	c.mu.Unlock()
