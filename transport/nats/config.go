@@ -41,7 +41,7 @@ type Config struct {
 	CA, Certificate, Key []byte
 
 	// InboxPrefix is where the subjects begin at which the node gets answers; empty means "_INBOX". An account
-	// whose users may not read each other's answers gives each its own.
+	// whose users may not read each other's answers gives each its own. It has 256 bytes at most.
 	InboxPrefix string
 
 	// Streams are the streams of JetStream that keep messages, for interests with Durable, Group or Last. Objects says where
@@ -69,6 +69,8 @@ const (
 	defaultName    = "postbus"
 	defaultVersion = "0.0.0"
 	defaultInbox   = "_INBOX"
+	// maxInboxPrefix leaves room for the rest of a reply subject within maxReply.
+	maxInboxPrefix = 256
 )
 
 // The time limits of a connection.
@@ -116,6 +118,9 @@ func (c Config) complete(inProcess bool) (Config, error) {
 		if !d.form.MatchString(*d.value) {
 			return c, fmt.Errorf("%s: %.80q is not allowed, but %s", d.field, *d.value, d.want)
 		}
+	}
+	if len(c.InboxPrefix) > maxInboxPrefix {
+		return c, fmt.Errorf("inbox-prefix: it has %d bytes, %d are allowed", len(c.InboxPrefix), maxInboxPrefix)
 	}
 	ways := 0
 	for _, way := range []string{c.User, c.Token, c.Credentials, c.NKey} {

@@ -230,8 +230,26 @@ func parseReply(text string) (r replyAddress, ok bool) {
 	return r, canAnswer(r.subject)
 }
 
-// canAnswer reports whether a reply subject is one to answer at: there is one, and it is not the server's
+// maxReply is how long the reply subject of a request may be, in bytes. A server ends the connection of who sends it
+// a command of more than 4096.
+const maxReply = 512
+
+// canAnswer reports whether a reply subject is one to answer at: there is one that the server takes, and it is not its
 // own, as that for the acknowledgement of a delivery by JetStream.
 func canAnswer(subject string) bool {
-	return subject != "" && subject[0] != '$' && !strings.ContainsAny(subject, "*> \t\r\n")
+	if subject == "" || len(subject) > maxReply || subject[0] == '$' {
+		return false
+	}
+	token := 0 // bytes of it so far
+	for i := range len(subject) {
+		switch c := subject[i]; {
+		case c <= ' ', c == 0x7f, c == '*', c == '>', c == '.' && token == 0:
+			return false
+		case c == '.':
+			token = 0
+		default:
+			token++
+		}
+	}
+	return token > 0
 }
