@@ -149,10 +149,11 @@ func (s *service) answer(ctx context.Context, deliveries []transport.Delivery, a
 	}
 	sending, cancel := context.WithDeadline(ctx, deadline)
 	defer cancel()
-	err := send(sending, s.from.Node, func() *transport.Message {
-		next := *answer
-		return &next
-	})
+	err := s.sendBack(sending, answer)
+	if answer.Kind == transport.Response && (errors.Is(err, transport.ErrTooLarge) || errors.Is(err, transport.ErrNotSupported) || errors.Is(err, transport.ErrInvalidHeader)) {
+		s.failed.Add(1)
+		err = s.sendBack(sending, errorOf(request, failure(err, s.to.Name))) // it is this result that can't be sent
+	}
 	if err == nil {
 		s.answered.Add(1)
 		for _, d := range deliveries {
@@ -174,6 +175,13 @@ func (s *service) answer(ctx context.Context, deliveries []transport.Delivery, a
 			queue.Retry(d, err.Error())
 		}
 	}
+}
+
+func (s *service) sendBack(ctx context.Context, answer *transport.Message) error {
+	return send(ctx, s.from.Node, func() *transport.Message {
+		next := *answer
+		return &next
+	})
 }
 
 func (s *service) giveBackAll(deliveries []transport.Delivery) {

@@ -450,3 +450,29 @@ func TestAnswerCanNotBeSent(t *testing.T) {
 		}
 	})
 }
+
+// TestAnswerTooLarge: an answer that the caller's side can't take is an error there.
+func TestAnswerTooLarge(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		busA, busB := intraprocess.NewBus(), intraprocess.NewBus()
+		in, err := transport.NewNode(busA.Attach(), &transport.Options{Logger: quiet, MaxBody: 10})
+		if err != nil {
+			t.Fatal(err)
+		}
+		closeLater(t, in)
+		b := openBridge(t, bridge.Side{Name: "a", Node: in}, bridge.Side{Name: "b", Node: newNode(t, busB)}, "services -> /x", "services -> /y durable=d")
+		closeLater(t, b)
+		servers, node := newNode(t, busB), newNode(t, busA)
+		for _, name := range []string{"/x", "/y"} {
+			serve(t, servers, name, func(context.Context, *transport.Message) ([]byte, error) { return make([]byte, 11), nil })
+			_, err = newClient(t, node, name).Call(t.Context(), nil)
+			if e := remote(t, err); e.Code != bridge.CodeUndeliverable || !strings.Contains(e.Text, "too large") {
+				t.Errorf("%s: got %v", name, e)
+			}
+		}
+		synctest.Wait()
+		if s := sum(b); s.Failed != 2 || s.Answered != 2 || s.Waiting != 0 {
+			t.Errorf("%+v", s)
+		}
+	})
+}
