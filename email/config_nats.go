@@ -130,19 +130,21 @@ func matching(into *string, form *regexp.Regexp, want string) value {
 	})
 }
 
-// addServer checks and adds the URL of a server. Its errors don't show a password that is in it.
+// addServer checks and adds the URL of a server. Its errors don't show a password or token that is in it.
 func (c *NATS) addServer(s string) error {
 	u, err := url.Parse(s)
 	if err != nil {
 		return errors.New("this is not a URL, such as nats://localhost:4222")
 	}
+	shown := *u
+	shown.User = nil // a user alone is a token
 	switch u.Scheme {
 	case "nats", "tls", "ws", "wss":
 	default:
-		return fmt.Errorf("%q does not begin with nats://, tls://, ws:// or wss://", u.Redacted())
+		return fmt.Errorf("%q does not begin with nats://, tls://, ws:// or wss://", shown.String())
 	}
 	if u.Hostname() == "" || u.RawQuery != "" || u.Fragment != "" {
-		return fmt.Errorf("%q is not the URL of a server, such as nats://localhost:4222", u.Redacted())
+		return fmt.Errorf("%q is not the URL of a server, such as nats://localhost:4222", shown.String())
 	}
 	c.Servers = append(c.Servers, s)
 	return nil

@@ -85,20 +85,21 @@ func (a *app) newNATSDemo(servers []string, text string) *demo {
 	d.section("NATS server", text)
 	d.printf("")
 	for _, s := range servers {
-		d.printf("   URL    %s", withoutPassword(s))
+		d.printf("   URL    %s", withoutIdentity(s))
 	}
 	d.printf("   robot  talker on %s, client of %s", topicName, adderName)
 	d.printf("   peer   listener on %s, server of %s", topicName, adderName)
 	return d
 }
 
-// withoutPassword returns a URL as it may be shown.
-func withoutPassword(s string) string {
+// withoutIdentity returns a URL as it may be shown: a user alone is a token.
+func withoutIdentity(s string) string {
 	u, err := url.Parse(s)
 	if err != nil {
 		return "(not a URL)"
 	}
-	return u.Redacted()
+	u.User = nil
+	return u.String()
 }
 
 // natsText writes a message as people read it: the subject, the header, the body.
