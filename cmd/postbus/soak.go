@@ -156,19 +156,18 @@ func (a *app) soakServer(o *soakOptions, binary string) (done func(), err error)
 		}
 		o.Server = server
 		return func() { _ = server.Close() }, nil // always nil
+	case o.server == "config" && o.carrier == "nats":
+		return nil, usageErrorf("--server: a soak over NATS runs on no server but its own")
 	case o.server == "config":
 		config, err := a.config()
 		if err != nil {
 			return nil, err
 		}
 		if len(config.NATS.Servers) > 0 {
-			return nil, usageErrorf("--server: the configuration says NATS, and a soak takes mail servers away")
+			return nil, usageErrorf("--server: the configuration says NATS, and a soak runs on no NATS server but its own (--carrier nats)")
 		}
 		if config.Intraprocess {
 			return nil, usageErrorf("--server: the configuration says intraprocess, and the processes of a soak can't hear each other then")
-		}
-		if len(config.NATS.Servers) > 0 {
-			return nil, usageErrorf("--server: the configuration is one of NATS, and a soak runs on no NATS server but its own (--carrier nats)")
 		}
 		o.Server = torture.NewStock(config)
 		return func() {}, nil
