@@ -34,18 +34,21 @@ func (b book) given(seq uint64) string {
 
 // last returns the last word of a subject, and its number, or 0 if there is none.
 func (b book) last(ctx context.Context, subject string) (word []byte, number uint64, err error) {
+	if err := b.stream.ensure(ctx); err != nil {
+		return nil, 0, err
+	}
 	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
 	defer cancel()
 	s, err := b.stream.carrier.js.Stream(ctx, b.stream.Name+bookSuffix)
 	if err != nil {
-		return nil, 0, jetStreamError(err)
+		return nil, 0, b.stream.failure(err)
 	}
 	m, err := s.GetLastMsgForSubject(ctx, subject)
 	switch {
 	case errors.Is(err, jetstream.ErrMsgNotFound):
 		return nil, 0, nil
 	case err != nil:
-		return nil, 0, jetStreamError(err)
+		return nil, 0, b.stream.failure(err)
 	}
 	return m.Data, m.Sequence, nil
 }
@@ -164,7 +167,7 @@ func (l *claim) write(ctx context.Context, record claimed, over uint64) (number 
 	case errors.As(err, &failed) && (failed.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence || failed.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequenceConstant):
 		return 0, c.inUse() // somebody else was faster
 	case err != nil:
-		return 0, jetStreamError(err)
+		return 0, c.stream.failure(err)
 	}
 	return ack.Sequence, nil
 }

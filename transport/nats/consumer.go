@@ -156,7 +156,7 @@ func (c *consumer) ensure(ctx context.Context) (*jetstream.ConsumerInfo, error) 
 		}
 	}
 	if err != nil {
-		return nil, fmt.Errorf("%s of stream %s: %w", c.label, c.stream.Name, jetStreamError(err))
+		return nil, fmt.Errorf("%s of stream %s: %w", c.label, c.stream.Name, c.stream.failure(err))
 	}
 	c.found.Store(true)
 	info := found.CachedInfo()
@@ -176,14 +176,33 @@ func (c *consumer) adopt(info *jetstream.ConsumerInfo) error {
 	if info.Config.AckPolicy != jetstream.AckExplicitPolicy || info.Config.DeliverSubject != "" {
 		return fmt.Errorf("%s: the consumer %s of stream %s has not been made by postbus: %w", c.label, c.name, c.stream.Name, transport.ErrInUse)
 	}
-	c.page.begin(info.Created)
+	anew := c.page.begin(info.Created)
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if anew {
+		c.beginAnew()
+	}
 	if wait := info.Config.AckWait; wait != c.lease && wait > 0 {
 		c.stream.carrier.logger.Warn("nats: the lease of a consumer is that of its first user", "for", c.label, "stream", c.stream.Name, "lease", wait, "wanted", c.lease)
 		c.lease = wait
 	}
 	return nil
+}
+
+// beginAnew forgets what an earlier consumer of the name had delivered: the numbers mean other messages now, if any. c.mu is held.
+func (c *consumer) beginAnew() {
+	for _, t := range c.open {
+		t.lost.Store(true)
+		if !t.used {
+			t.member.held--
+		}
+	}
+	clear(c.open)
+	clear(c.known)
+	clear(c.delayed)
+	clear(c.uncounted)
+	clear(c.left)
+	c.openElsewhere, c.doneElsewhere, c.waiting = nil, nil, 0
 }
 
 // join adds an interest. When nobody else is there it gets what others have left unsettled here. It fails for good

@@ -70,6 +70,9 @@ func (c *consumer) bury(t *ticket, reason string) {
 func (c *consumer) writeLetter(ctx context.Context, t *ticket, reason string) error {
 	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
 	defer cancel()
+	if err := c.stream.ensure(ctx); err != nil {
+		return err
+	}
 	js := c.stream.carrier.js
 	number := strconv.FormatUint(t.seq, 10)
 	letter := &nats.Msg{Subject: deadSubject + c.stream.Name + "." + c.name + "." + number, Header: nats.Header{
@@ -80,7 +83,7 @@ func (c *consumer) writeLetter(ctx context.Context, t *ticket, reason string) er
 	}}
 	stream, err := js.Stream(ctx, c.stream.Name)
 	if err != nil {
-		return jetStreamError(err)
+		return c.stream.failure(err)
 	}
 	raw, err := stream.GetMsg(ctx, t.seq)
 	switch {
@@ -97,7 +100,7 @@ func (c *consumer) writeLetter(ctx context.Context, t *ticket, reason string) er
 			letter.Header[headerID] = id
 		}
 	case !errors.Is(err, jetstream.ErrMsgNotFound): // else the stream's limits have removed it
-		return jetStreamError(err)
+		return c.stream.failure(err)
 	}
 	_, err = js.PublishMsg(ctx, letter, jetstream.WithRetryAttempts(0))
 	if errors.Is(err, nats.ErrMaxPayload) { // with the fields that it has now
@@ -106,7 +109,7 @@ func (c *consumer) writeLetter(ctx context.Context, t *ticket, reason string) er
 		_, err = js.PublishMsg(ctx, letter, jetstream.WithRetryAttempts(0))
 	}
 	if err != nil {
-		return jetStreamError(err)
+		return c.stream.failure(err)
 	}
 	return nil
 }
@@ -121,7 +124,7 @@ func (c *Carrier) DeadLetters(ctx context.Context) iter.Seq2[DeadLetter, error] 
 		for _, s := range c.streams {
 			for letter, err := range s.deadLetters(ctx) {
 				if err != nil {
-					yield(DeadLetter{}, fmt.Errorf("nats: dead letters of stream %s: %w", s.Name, jetStreamError(err)))
+					yield(DeadLetter{}, fmt.Errorf("nats: dead letters of stream %s: %w", s.Name, s.failure(err)))
 					return
 				}
 				if !yield(letter, nil) {

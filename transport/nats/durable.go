@@ -134,9 +134,11 @@ func (c *Carrier) closeStreams(ctx context.Context) {
 	c.working.Wait()
 	var consumers sync.WaitGroup
 	for _, s := range c.streams {
+		s.mu.Lock()
 		for _, known := range s.consumers {
 			consumers.Go(known.close)
 		}
+		s.mu.Unlock()
 	}
 	consumers.Wait()
 	c.giveUp()

@@ -3,6 +3,7 @@ package nats
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -16,9 +17,9 @@ type follower struct {
 	stream   *stream
 	interest transport.Interest
 	deliver  func(transport.Delivery)
-	first    uint64 // the number of the next message to be delivered, or below it; 0 until it is known
-	end      uint64 // the number of the last message from before the interest
-	begun    bool   // end is known
+	first    uint64    // the number of the next message to be delivered, or below it; 0 until it is known
+	end      uint64    // the number of the last message from before the interest
+	created  time.Time // when the stream was, or zero until end is known
 }
 
 // followed is how many messages are asked for at once, besides those from before.
@@ -36,21 +37,27 @@ func (c *Carrier) receiveLast(ctx context.Context, s *stream, in transport.Inter
 	return &puller{source: f, conn: c.conn, stream: s.Name, size: followed, label: fmt.Sprintf("the last %d messages", in.Last), logger: c.logger}, nil
 }
 
-// begin finds out where the interest begins.
-func (f *follower) begin(ctx context.Context) (err error) {
-	if err = f.stream.ensure(ctx); err == nil {
-		f.end, err = f.stream.lastNumber(ctx)
+// begin finds out where the interest begins, and begins anew with a stream that has been created anew.
+func (f *follower) begin(ctx context.Context) error {
+	if err := f.stream.ensure(ctx); err != nil {
+		return err
 	}
-	f.begun = err == nil
-	return err
+	end, created, err := f.stream.lastNumber(ctx)
+	switch {
+	case err != nil:
+		return err
+	case f.created.IsZero():
+		f.end, f.created = end, created
+	case !f.created.Equal(created):
+		f.first, f.created = 1, created
+	}
+	return nil
 }
 
 // prepare implements source: its consumer is for one session, and forgotten by the server after it.
 func (f *follower) prepare(ctx context.Context) (s supply, err error) {
-	if !f.begun {
-		if err := f.begin(ctx); err != nil {
-			return supply{}, err
-		}
+	if err := f.begin(ctx); err != nil {
+		return supply{}, err
 	}
 	if f.first == 0 {
 		if f.first, err = f.stream.firstOf(ctx, f.interest, f.end); err != nil {
@@ -97,7 +104,7 @@ func (s *stream) look(ctx context.Context, subject string, from uint64, headers 
 		MemoryStorage: true, Replicas: 1, InactiveThreshold: lookAge,
 	})
 	if err != nil {
-		return nil, fmt.Errorf("stream %s: %w", s.Name, jetStreamError(err))
+		return nil, fmt.Errorf("stream %s: %w", s.Name, s.failure(err))
 	}
 	return found, nil
 }
@@ -105,20 +112,21 @@ func (s *stream) look(ctx context.Context, subject string, from uint64, headers 
 // lookAge is for how long a consumer is kept that nobody pulls from.
 const lookAge = 3 * pullHeartbeat
 
-// lastNumber returns the number of the last message in the stream.
-func (s *stream) lastNumber(ctx context.Context) (uint64, error) {
+// lastNumber returns the number of the last message in the stream, and when the stream was created.
+func (s *stream) lastNumber(ctx context.Context) (last uint64, created time.Time, err error) {
 	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
 	defer cancel()
 	found, err := s.carrier.js.Stream(ctx, s.Name)
 	if err != nil {
-		return 0, fmt.Errorf("stream %s: %w", s.Name, jetStreamError(err))
+		return 0, created, fmt.Errorf("stream %s: %w", s.Name, s.failure(err))
 	}
-	return found.CachedInfo().State.LastSeq, nil
+	info := found.CachedInfo()
+	return info.State.LastSeq, info.Created, nil
 }
 
 // firstOfLast returns the number in the stream of the first of the last messages that an interest wants.
 func (s *stream) firstOfLast(ctx context.Context, in transport.Interest) (uint64, error) {
-	end, err := s.lastNumber(ctx)
+	end, _, err := s.lastNumber(ctx)
 	if err != nil {
 		return 0, err
 	}
@@ -207,7 +215,7 @@ func (s *stream) topicNumbers(ctx context.Context, found jetstream.Consumer, cou
 	for count > 0 {
 		batch, err := found.Fetch(int(min(count, followed)), jetstream.FetchContext(ctx))
 		if err != nil {
-			return nil, fmt.Errorf("stream %s: %w", s.Name, jetStreamError(err))
+			return nil, fmt.Errorf("stream %s: %w", s.Name, s.failure(err))
 		}
 		got := 0
 		for msg := range batch.Messages() {
@@ -224,7 +232,7 @@ func (s *stream) topicNumbers(ctx context.Context, found jetstream.Consumer, cou
 			}
 		}
 		if err := batch.Error(); err != nil {
-			return nil, fmt.Errorf("stream %s: %w", s.Name, jetStreamError(err))
+			return nil, fmt.Errorf("stream %s: %w", s.Name, s.failure(err))
 		}
 		if got == 0 {
 			return nil, fmt.Errorf("stream %s: the server does not give the messages that it has counted", s.Name)

@@ -71,7 +71,8 @@ type bucket struct {
 	carrier *Carrier
 
 	mu    sync.Mutex
-	store jetstream.ObjectStore // nil until it has been found or created
+	store jetstream.ObjectStore // nil until it has been found or created, and when it may have vanished
+	found bool                  // it has been there
 }
 
 // open finds or creates the bucket, unless that has been done.
@@ -86,6 +87,9 @@ func (b *bucket) open(ctx context.Context) (jetstream.ObjectStore, error) {
 	js := b.carrier.js
 	store, err := js.ObjectStore(ctx, b.Bucket)
 	if errors.Is(err, jetstream.ErrBucketNotFound) || errors.Is(err, jetstream.ErrStreamNotFound) {
+		if b.found {
+			b.carrier.logger.Error("nats: a bucket has vanished, and what it had with it; it is created anew", "bucket", b.Bucket)
+		}
 		store, err = js.CreateObjectStore(ctx, jetstream.ObjectStoreConfig{
 			Bucket: b.Bucket, Description: "large bodies of messages of postbus", TTL: b.MaxAge, MaxBytes: unlimited(b.MaxBytes),
 			Storage: storageType(b.Storage), Replicas: b.Replicas,
@@ -100,8 +104,18 @@ func (b *bucket) open(ctx context.Context) (jetstream.ObjectStore, error) {
 	if err := b.check(ctx, store); err != nil {
 		return nil, err
 	}
-	b.store = store
+	b.store, b.found = store, true
 	return store, nil
+}
+
+// failure is that of a stream.
+func (b *bucket) failure(err error) error {
+	if vanished(err) {
+		b.mu.Lock()
+		b.store = nil
+		b.mu.Unlock()
+	}
+	return jetStreamError(err)
 }
 
 // check says in what the bucket is not as it is wanted.
@@ -138,7 +152,7 @@ func (b *bucket) put(ctx context.Context, name string, body []byte) error {
 		return nil // the message is sent again
 	}
 	if _, err := store.PutBytes(ctx, name, body); err != nil {
-		return fmt.Errorf("bucket %s: %w", b.Bucket, jetStreamError(err))
+		return fmt.Errorf("bucket %s: %w", b.Bucket, b.failure(err))
 	}
 	return nil
 }
@@ -160,7 +174,7 @@ func (b *bucket) get(ctx context.Context, name string) ([]byte, error) {
 		body, err = store.GetBytes(ctx, name)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("bucket %s: the body of %s: %w", b.Bucket, name, jetStreamError(err))
+		return nil, fmt.Errorf("bucket %s: the body of %s: %w", b.Bucket, name, b.failure(err))
 	}
 	return body, nil
 }
@@ -171,11 +185,7 @@ func (c *Carrier) outsource(ctx context.Context, e *envelope, m *transport.Messa
 		return nil
 	}
 	if err := c.bucket.put(ctx, m.ID.String(), e.msg.Data); err != nil {
-		failed := &transport.SendError{Outcome: transport.Temporary, Err: err}
-		if lasting(err) {
-			failed.Outcome = transport.Permanent
-		}
-		return failed
+		return &transport.SendError{Outcome: transport.Temporary, Err: err}
 	}
 	e.set(headerObject, m.ID.String())
 	e.msg.Data = nil

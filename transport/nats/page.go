@@ -50,14 +50,16 @@ func newPage(c *consumer) *page {
 	return &page{consumer: c, subject: c.book.page(transport.NewGID().String()), open: make(map[uint64]int)}
 }
 
-// begin has the page be about the consumer that was created at a time.
-func (p *page) begin(created time.Time) {
+// begin has the page be about the consumer that was created at a time. It reports whether it was about an earlier one.
+func (p *page) begin(created time.Time) (anew bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if at := created.UnixNano(); at != p.created {
+		anew = p.created != 0
 		p.created, p.settled = at, nil
 		clear(p.open)
 	}
+	return anew
 }
 
 // hold puts messages on the page that are about to be delivered, each with its attempt.
@@ -123,12 +125,15 @@ func (p *page) write(ctx context.Context, change func()) error {
 		p.writing = make(chan struct{})
 		until, text := p.changed, p.text(time.Now())
 		p.mu.Unlock()
-		_, err := p.consumer.stream.carrier.js.Publish(ctx, p.subject, text, jetstream.WithMsgTTL(pageAge), jetstream.WithRetryAttempts(0))
+		err := p.consumer.stream.ensure(ctx)
+		if err == nil {
+			_, err = p.consumer.stream.carrier.js.Publish(ctx, p.subject, text, jetstream.WithMsgTTL(pageAge), jetstream.WithRetryAttempts(0))
+		}
 		p.mu.Lock()
 		close(p.writing)
 		p.writing = nil
 		if err != nil {
-			return jetStreamError(err)
+			return p.consumer.stream.failure(err)
 		}
 		p.stored = max(p.stored, until)
 	}
@@ -224,7 +229,7 @@ func (p *page) others(ctx context.Context) (done map[uint64]struct{}, open map[u
 		AckPolicy: jetstream.AckNonePolicy, MemoryStorage: true, Replicas: 1, InactiveThreshold: lookAge,
 	})
 	if err != nil {
-		return nil, nil, jetStreamError(err)
+		return nil, nil, b.stream.failure(err)
 	}
 	defer func() {
 		_ = js.DeleteConsumer(ctx, stream, found.CachedInfo().Name) // else it is forgotten by itself
@@ -233,7 +238,7 @@ func (p *page) others(ctx context.Context) (done map[uint64]struct{}, open map[u
 	for left := found.CachedInfo().NumPending; left > 0; {
 		batch, err := found.FetchNoWait(pagesAtOnce)
 		if err != nil {
-			return nil, nil, jetStreamError(err)
+			return nil, nil, b.stream.failure(err)
 		}
 		got := false
 		for m := range batch.Messages() {
@@ -248,7 +253,7 @@ func (p *page) others(ctx context.Context) (done map[uint64]struct{}, open map[u
 			}
 		}
 		if err := batch.Error(); err != nil || !got {
-			return nil, nil, jetStreamError(cmp.Or(err, errPages))
+			return nil, nil, b.stream.failure(cmp.Or(err, errPages))
 		}
 	}
 	return done, open, nil

@@ -137,7 +137,7 @@ func (s *stream) hasTaken(m *transport.Message) bool {
 
 // failed returns the error of a message that a stream has not taken, or has not confirmed.
 func (s *stream) failed(err error) *transport.SendError {
-	failed := &transport.SendError{Outcome: transport.Temporary, Err: fmt.Errorf("stream %s: %w", s.Name, jetStreamError(err))}
+	failed := &transport.SendError{Outcome: transport.Temporary, Err: fmt.Errorf("stream %s: %w", s.Name, s.failure(err))}
 	var api *jetstream.APIError
 	switch {
 	case errors.As(err, &api):
@@ -148,8 +148,6 @@ func (s *stream) failed(err error) *transport.SendError {
 		if api.ErrorCode == jetstream.JSErrCodeStreamMessageExceedsMaximum {
 			failed.Err = fmt.Errorf("%w: %w", transport.ErrTooLarge, failed.Err)
 		}
-	case errors.Is(err, errDiffers):
-		failed.Outcome = transport.Permanent
 	case errors.Is(err, nats.ErrDisconnected), errors.Is(err, jetstream.ErrAsyncPublishTimeout):
 		failed.Outcome, failed.NextHop = transport.Unknown, true
 	default:

@@ -57,6 +57,8 @@ const (
 	maxDead = 1 << 16
 	// apiTimeout bounds each request to JetStream besides those that have a bound of their own.
 	apiTimeout = 5 * time.Second
+	// lookTimeout bounds the wait for a stream that has been there: while a cluster elects who leads it nobody answers.
+	lookTimeout = time.Second
 )
 
 var streamName = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
@@ -195,9 +197,10 @@ type stream struct {
 	carrier  *Carrier
 	subjects []string
 
-	ready    atomic.Bool // it has been found to be as it should be
-	doubtful atomic.Bool // what has been published last may not have been taken; see flight.add
-	ensuring sync.Mutex
+	ready    atomic.Bool   // it has been found to be as it should be
+	doubtful atomic.Bool   // what has been published last may not have been taken; see flight.add
+	ensuring chan struct{} // has an element while somebody ensures that it is there
+	found    bool          // it has been ready once; of whoever ensures
 
 	mu        sync.Mutex
 	consumers map[string]*consumer
@@ -205,7 +208,7 @@ type stream struct {
 }
 
 func newStream(c *Carrier, s Stream) *stream {
-	return &stream{Stream: s, carrier: c, subjects: s.configs()[0].Subjects, consumers: make(map[string]*consumer)}
+	return &stream{Stream: s, carrier: c, subjects: s.configs()[0].Subjects, consumers: make(map[string]*consumer), ensuring: make(chan struct{}, 1)}
 }
 
 // streamOf returns the stream that keeps all messages of a subject, which may have wildcards, or nil.
@@ -243,23 +246,38 @@ func (s *stream) ensure(ctx context.Context) error {
 	if s.ready.Load() {
 		return nil
 	}
-	s.ensuring.Lock()
-	defer s.ensuring.Unlock()
+	select {
+	case s.ensuring <- struct{}{}:
+	case <-ctx.Done():
+		return transport.ContextError(ctx)
+	}
+	defer func() { <-s.ensuring }()
+	if s.ready.Load() {
+		return nil
+	}
 	for _, want := range s.configs() {
 		if err := s.ensureOne(ctx, want); err != nil {
 			return err
 		}
 	}
+	s.found = true
 	s.ready.Store(true)
 	return nil
 }
 
 func (s *stream) ensureOne(ctx context.Context, want jetstream.StreamConfig) error {
-	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
+	limit := apiTimeout
+	if s.found {
+		limit = lookTimeout
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	js := s.carrier.js
 	found, err := js.Stream(ctx, want.Name)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		if s.found {
+			s.carrier.logger.Error("nats: a stream has vanished, and what it had with it; it is created anew", "stream", want.Name)
+		}
 		found, err = js.CreateStream(ctx, want)
 		if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) { // somebody else was faster
 			found, err = js.Stream(ctx, want.Name)
@@ -269,6 +287,25 @@ func (s *stream) ensureOne(ctx context.Context, want jetstream.StreamConfig) err
 		return fmt.Errorf("stream %s: %w", want.Name, jetStreamError(err))
 	}
 	return differs(want, found.CachedInfo().Config)
+}
+
+// failure returns what an error about the stream, or one beside it, means for people. If it says that there is none, as after the restart
+// of a server that kept it in memory, the stream is looked for, and created again, before its next use.
+func (s *stream) failure(err error) error {
+	if vanished(err) {
+		s.ready.Store(false)
+	}
+	return jetStreamError(err)
+}
+
+// vanished reports whether an error may say that a stream, or a bucket, is not there.
+func vanished(err error) bool {
+	for _, gone := range []error{jetstream.ErrNoStreamResponse, jetstream.ErrStreamNotFound, jetstream.ErrBucketNotFound, nats.ErrNoResponders} {
+		if errors.Is(err, gone) {
+			return true
+		}
+	}
+	return false
 }
 
 // jetStreamError says what an error of JetStream means for people, where it does not say so itself.

@@ -130,8 +130,11 @@ func (t *ticket) tell(word []byte) error {
 	noted := false
 	for failures := 1; ; failures++ {
 		c.mu.Lock()
-		reply := t.reply
+		reply, passedOn := t.reply, c.open[t.seq] != t
 		c.mu.Unlock()
+		if passedOn {
+			return errPassedOn // or its number means another message now
+		}
 		limited, end := context.WithTimeout(ctx, ackTimeout)
 		noted, err = t.tellOnce(limited, reply, word, noted)
 		end()

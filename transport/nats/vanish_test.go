@@ -1,0 +1,132 @@
+package nats_test
+
+import (
+	"log/slog"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/nats-io/nats-server/v2/server"
+
+	"github.com/postbus/postbus/transport"
+	"github.com/postbus/postbus/transport/nats"
+)
+
+// text is a log that is read by a test.
+type text struct {
+	mu sync.Mutex
+	b  strings.Builder
+}
+
+func (l *text) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+// count returns how often the log says something.
+func (l *text) count(what string) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return strings.Count(l.b.String(), what)
+}
+
+// openRead returns a node and its log.
+func openRead(t *testing.T, c nats.Config) (*nats.Carrier, *transport.Node, *text) {
+	log := &text{}
+	carrier, err := nats.Open(limited(t), c, nats.Options{Logger: slog.New(slog.NewTextHandler(log, nil))})
+	check(t, err)
+	node, err := transport.NewNode(carrier, &transport.Options{Logger: quiet})
+	check(t, err)
+	t.Cleanup(func() { closeNode(t, node) })
+	return carrier, node, log
+}
+
+// TestMemoryIsGone: a server that keeps a stream in memory is started again. The stream is created anew, and all goes on with it.
+func TestMemoryIsGone(t *testing.T) {
+	t.Parallel()
+	options, address := withJetStream(t), freeAddress(t)
+	start := func() *server.Server {
+		return startServer(t, func(o *server.Options) {
+			options(o)
+			fixed(address)(o)
+		})
+	}
+	s := start()
+	c := kept(s)
+	c.Streams[0].Storage = "memory"
+	_, node, log := openRead(t, c)
+	kept, _ := receive(t, node, durable())
+	shared, _ := receive(t, node, inGroup())
+	last, _ := receive(t, node, transport.Interest{Kind: transport.TopicMessage, Name: "/t", Last: 1})
+	all := []*box{kept, shared, last}
+	pub := newPublisher(node)
+	pub.publish(t, 3)
+	var held transport.Delivery
+	for _, b := range all {
+		for n := range 3 {
+			d := b.next()
+			if b == kept && n == 0 {
+				held = d
+				continue
+			}
+			ack(t, d)
+		}
+	}
+	stopServer(s)
+	s = start()
+	js := jetStream(t, s)
+	pub.publish(t, 1)
+	await(t, "the consumers are there again", func() bool {
+		stream, err := js.Stream(limited(t), "KEPT")
+		return err == nil && stream.CachedInfo().State.Consumers >= len(all)
+	})
+	pub.publish(t, 1)
+	for _, b := range all {
+		for d := b.next(); ; d = b.next() { // those of before the consumers were there again may be missed
+			ack(t, d)
+			if d.Message.Info.Sequence == pub.n {
+				break
+			}
+		}
+	}
+	if err := held.Ack(); err == nil || !held.Lost() {
+		t.Errorf("a message that has vanished was settled: %v", err)
+	}
+	for _, name := range []string{"KEPT", "KEPT_DEAD", "KEPT_BOOK"} {
+		if n := log.count("has vanished, and what it had with it; it is created anew\" stream=" + name + "\n"); n != 1 {
+			t.Errorf("the log says %d times that %s has vanished", n, name)
+		}
+	}
+}
+
+// TestPartsAreGone: somebody deletes the streams beside a stream, and the bucket of bodies.
+func TestPartsAreGone(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, withJetStream(t))
+	c := kept(s)
+	c.Objects.Bucket = "bodies"
+	carrier, node, log := openRead(t, c)
+	js := jetStream(t, s)
+	got, _ := receive(t, node, durable())
+	shared, _ := receive(t, node, inGroup())
+	pub := newPublisher(node)
+	for _, gone := range []string{"KEPT_DEAD", "KEPT_BOOK", "OBJ_bodies"} {
+		check(t, js.DeleteStream(limited(t), gone))
+		m := pub.message()
+		m.Body = large()
+		check(t, node.Send(limited(t), m))
+		got.next().Term("no")
+		letters(t, carrier, int(pub.n))
+		ack(t, shared.next())
+		if gone == "KEPT_DEAD" {
+			_, err := carrier.PurgeDeadLetters(limited(t), nil)
+			check(t, err)
+			pub.n = 0
+			pub.gid = transport.NewGID()
+		}
+	}
+	if n := log.count("has vanished"); n != 3 {
+		t.Errorf("the log says %d times that something has vanished", n)
+	}
+}
