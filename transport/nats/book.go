@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -58,10 +59,61 @@ func (b book) last(ctx context.Context, subject string) (word []byte, number uin
 type claim struct {
 	consumer *consumer
 
+	// sure is the number of the connection at which the carrier is known to have the name: while that lasts nobody else takes it.
+	sure atomic.Uint64
+
 	mu     sync.Mutex
 	sub    *nats.Subscription
 	number uint64 // of the record; 0 if the carrier does not have the name
 }
+
+// connection returns the number of the connection to the server, above 0, or 0 if there is none.
+func (c *Carrier) connection() uint64 {
+	if !c.conn.IsConnected() {
+		return 0
+	}
+	return c.conn.Stats().Reconnects + 1
+}
+
+// isSure reports whether the carrier is known to have the name.
+func (l *claim) isSure() bool {
+	now := l.consumer.stream.carrier.connection()
+	return now != 0 && now == l.sure.Load()
+}
+
+// verify asks the server whether the carrier still has the name, if it has been out of reach meanwhile. If it does not, what is open is
+// lost.
+func (l *claim) verify(ctx context.Context) error {
+	if l.isSure() {
+		return nil
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.check(ctx)
+}
+
+// check is verify with mu held, for certain.
+func (l *claim) check(ctx context.Context) error {
+	c := l.consumer
+	at := c.stream.carrier.connection()
+	_, number, err := l.read(ctx)
+	if err != nil {
+		return err
+	}
+	if number != 0 && number == l.number {
+		l.sure.Store(at)
+		return nil
+	}
+	l.number = 0
+	c.mu.Lock()
+	for _, t := range c.open {
+		t.lost.Store(true)
+	}
+	c.mu.Unlock()
+	return errTaken
+}
+
+var errTaken = errors.New("somebody else has taken the durable name")
 
 // claimed is the record of a claim.
 type claimed struct {
@@ -83,9 +135,14 @@ func (l *claim) take(ctx context.Context) error {
 	if l.number != 0 {
 		return nil
 	}
+	at := l.consumer.stream.carrier.connection()
 	record, number, err := l.read(ctx)
-	if err != nil || l.number != 0 {
+	if err != nil {
 		return err
+	}
+	l.sure.Store(at)
+	if l.number != 0 {
+		return nil
 	}
 	if record.Holder != "" {
 		if err := l.ask(ctx, record.Holder); err != nil {
@@ -179,17 +236,9 @@ func (l *claim) confirm(ctx context.Context) error {
 	if l.number == 0 {
 		return l.take(ctx)
 	}
-	_, number, err := l.read(ctx)
-	if err != nil || number == l.number {
+	if err := l.check(ctx); !errors.Is(err, errTaken) {
 		return err
 	}
-	l.number = 0
-	c := l.consumer
-	c.mu.Lock()
-	for _, t := range c.open {
-		t.lost.Store(true)
-	}
-	c.mu.Unlock()
 	return l.take(ctx)
 }
 

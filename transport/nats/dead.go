@@ -54,6 +54,9 @@ func (c *consumer) bury(t *ticket, reason string) {
 			if err == nil {
 				break
 			}
+			if errors.Is(err, errTaken) {
+				return
+			}
 			if failures == 0 {
 				carrier.logger.Warn("nats: a dead letter can't be kept yet; trying again", "for", c.label, "stream", c.stream.Name, "number", t.seq, "error", err)
 			}
@@ -72,6 +75,11 @@ func (c *consumer) writeLetter(ctx context.Context, t *ticket, reason string) er
 	defer cancel()
 	if err := c.stream.ensure(ctx); err != nil {
 		return err
+	}
+	if c.claim != nil {
+		if err := c.claim.verify(ctx); err != nil {
+			return err
+		}
 	}
 	js := c.stream.carrier.js
 	number := strconv.FormatUint(t.seq, 10)

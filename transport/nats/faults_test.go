@@ -326,3 +326,57 @@ func TestGroupPassesOnAfterLease(t *testing.T) {
 		}
 	}
 }
+
+// TestPartedReader: the reader of a durable name is cut off while it handles a message, and another one takes the name and handles it.
+// When the first is done it is told, though it has never heard of that.
+func TestPartedReader(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, withJetStream(t))
+	p, c := through(t, s)
+	first, second := openNode(t, c), openNode(t, kept(s))
+	got, stop := receive(t, first, durable())
+	newPublisher(second).publish(t, 2)
+	held := []transport.Delivery{got.next(), got.next()}
+	stop() // so it does not ask for messages any more
+	p.Refuse(true)
+	p.Cut()
+	var taken *box
+	await(t, "the name is free", func() bool {
+		taken = newBox(t)
+		_, err := second.Receive(durable(), taken)
+		return err == nil
+	})
+	for range held {
+		ack(t, taken.next())
+	}
+	if !held[0].Lost() {
+		t.Error("the first reader counts the message as its own, without having heard of the server for a lease")
+	}
+	p.Refuse(false)
+	if err := held[0].Ack(); err == nil {
+		t.Error("a message of a name that has been passed on could be acknowledged")
+	}
+	held[1].Term("no")
+	letters(t, open(t, kept(s)), 0)
+}
+
+// TestCutOffReader: the reader of a durable name is cut off for longer than its lease, and nobody takes the name: what it handles is
+// still its own.
+func TestCutOffReader(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, withJetStream(t))
+	p, c := through(t, s)
+	node := openNode(t, c)
+	got, _ := receive(t, node, durable())
+	newPublisher(openNode(t, kept(s))).publish(t, 1)
+	d := got.next()
+	p.Refuse(true)
+	p.Cut()
+	await(t, "the message may be lost", d.Lost)
+	p.Refuse(false)
+	ack(t, d)
+	if d.Lost() {
+		t.Error("the message counts as lost after it was settled")
+	}
+	got.empty(100 * time.Millisecond)
+}

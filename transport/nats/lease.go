@@ -35,7 +35,7 @@ func (c *consumer) renew(ctx context.Context, period time.Duration) (open bool) 
 	lease := c.lease
 	for _, t := range c.open {
 		left := time.Duration(t.until.Load()) - asked.Sub(start)
-		if left < lease-period/2 && !t.Lost() {
+		if left < lease-period/2 && !t.isLost() {
 			due = append(due, t)
 			replies = append(replies, t.reply)
 		}

@@ -53,13 +53,17 @@ func (t *ticket) extend(asked time.Time, lease time.Duration) {
 	t.until.Store(int64(asked.Add(lease).Sub(start)))
 }
 
-// Lost implements transport.LeasedSettler. A durable name has one reader, so nobody else gets what it is silent about.
+// Lost implements transport.LeasedSettler. A durable name has one reader, so nobody else gets what it is silent about, unless the server
+// is out of its reach: then the name may be another's.
 func (t *ticket) Lost() bool {
 	if t.lost.Load() {
 		return true
 	}
-	if t.member.consumer.claim != nil || time.Since(start) < time.Duration(t.until.Load()) {
+	if time.Since(start) < time.Duration(t.until.Load()) {
 		return false
+	}
+	if claim := t.member.consumer.claim; claim != nil {
+		return !claim.isSure()
 	}
 	t.lost.Store(true) // for good, though the server may be heard of again
 	return true
@@ -105,7 +109,8 @@ func (t *ticket) end() {
 // Ack implements transport.Settler. It fails when the server does not confirm it for too long, and when the message
 // may have been given to somebody else.
 func (t *ticket) Ack() error {
-	lost := t.Lost()
+	c := t.member.consumer
+	lost := t.isLost() // of a durable name tell finds out
 	first, err := t.settle(func(c *consumer) func() {
 		c.done(t)
 		return nil
@@ -115,7 +120,7 @@ func (t *ticket) Ack() error {
 	}
 	defer t.end()
 	if lost {
-		t.member.consumer.page.drop(t.seq)
+		c.page.drop(t.seq)
 		return errLeased
 	}
 	return t.tell(wordAck)
@@ -138,14 +143,17 @@ func (t *ticket) tell(word []byte) error {
 		limited, end := context.WithTimeout(ctx, ackTimeout)
 		noted, err = t.tellOnce(limited, reply, word, noted)
 		end()
-		if err == nil {
+		switch {
+		case err == nil:
 			return nil
+		case errors.Is(err, errTaken):
+			return fmt.Errorf("%s: %w: somebody else has the message", c.label, errTaken)
 		}
 		if failure == nil || ctx.Err() == nil {
 			failure = err
 		}
-		if ctx.Err() != nil || t.Lost() || !t.member.puller.pause(ctx, backoff.Delay(failures)) {
-			if noted && !t.Lost() {
+		if ctx.Err() != nil || t.isLost() || !t.member.puller.pause(ctx, backoff.Delay(failures)) {
+			if noted && !t.isLost() {
 				return nil // who gets it again reads that it is settled
 			}
 			return fmt.Errorf("%s: the server of stream %s has not confirmed that a message is settled: %w", c.label, c.stream.Name, failure)
@@ -153,9 +161,28 @@ func (t *ticket) tell(word []byte) error {
 	}
 }
 
-// tellOnce tells the server, and puts on the page that the message is settled, unless that is noted.
+// isLost is Lost without what may turn out otherwise.
+func (t *ticket) isLost() bool {
+	if t.member.consumer.claim != nil {
+		return t.lost.Load()
+	}
+	return t.Lost()
+}
+
+// tellOnce tells the server, and puts on the page that the message is settled, unless that is noted. A durable name has to be the
+// carrier's before and after.
 func (t *ticket) tellOnce(ctx context.Context, reply string, word []byte, noted bool) (nowNoted bool, err error) {
 	c := t.member.consumer
+	if c.claim != nil {
+		if err := c.claim.verify(ctx); err != nil {
+			return noted, err
+		}
+		defer func() {
+			if err == nil {
+				err = c.claim.verify(ctx)
+			}
+		}()
+	}
 	stored := make(chan error, 1)
 	if noted {
 		stored <- nil
