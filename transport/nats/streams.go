@@ -27,8 +27,8 @@ import (
 type Stream struct {
 	// Name is the stream's: 1 to 64 of A-Z a-z 0-9 _ - are allowed.
 	Name string
-	// Names are names and name patterns (see transport.ValidatePattern). Two streams can't have the same name, and the
-	// pattern ">" alone is not possible, because NATS has subjects of its own.
+	// Names are names and name patterns (see transport.ValidatePattern). Two streams can't have the same name, and a
+	// pattern that begins with ">" or "*" is not possible, because NATS has subjects of its own.
 	Names []string
 	// Storage is "file" or "memory"; empty means "file".
 	Storage string
@@ -98,7 +98,7 @@ func (s Stream) complete() (Stream, error) {
 		if err := transport.ValidatePattern(name); err != nil {
 			return fail("names: %w", err)
 		}
-		if name == ">" {
+		if first, _, _ := strings.Cut(name, "."); first == ">" || first == "*" {
 			return fail("names: %q is not possible, because NATS has subjects of its own", name)
 		}
 	}
@@ -114,10 +114,12 @@ func checkStreams(streams []Stream) ([]Stream, error) {
 		if err != nil {
 			return nil, err
 		}
-		if known[s.Name] {
-			return nil, fmt.Errorf("stream %q is there twice", s.Name)
+		for _, c := range complete.configs() {
+			if known[c.Name] {
+				return nil, fmt.Errorf("stream %q is there twice, itself or beside another", c.Name)
+			}
+			known[c.Name] = true
 		}
-		known[s.Name] = true
 		streams[i] = complete
 	}
 	return streams, nil
@@ -181,6 +183,13 @@ func differs(want, have jetstream.StreamConfig) error {
 		{"duplicates", want.Duplicates, have.Duplicates},
 		{"retention", want.Retention.String(), have.Retention.String()},
 		{"messages with an age of their own", want.AllowMsgTTL, want.AllowMsgTTL && have.AllowMsgTTL},
+		{"discard", want.Discard.String(), have.Discard.String()},
+		{"no acknowledgement", false, have.NoAck},
+		{"sealed", false, have.Sealed},
+		{"largest message", int32(-1), have.MaxMsgSize},
+		{"consumers", -1, have.MaxConsumers},
+		{"mirror or sources", false, have.Mirror != nil || len(have.Sources) > 0},
+		{"transform of subjects", false, have.SubjectTransform != nil},
 	} {
 		if f.want != f.have {
 			return fmt.Errorf("stream %s: %s: the server has %v, the configuration %v; %w", want.Name, f.field, f.have, f.want, errDiffers)

@@ -82,6 +82,36 @@ func TestStreamsAreNotAltered(t *testing.T) {
 	}
 }
 
+// What a stream must not have, whoever made it: it would lose or refuse what is sent to it, or take it without a word.
+func TestStreamsOfOthers(t *testing.T) {
+	s := startServer(t, withJetStream(t))
+	js := jetStream(t, s)
+	for field, change := range map[string]func(*jetstream.StreamConfig){
+		"discard":            func(c *jetstream.StreamConfig) { c.Discard = jetstream.DiscardNew },
+		"no acknowledgement": func(c *jetstream.StreamConfig) { c.NoAck = true },
+		"largest message":    func(c *jetstream.StreamConfig) { c.MaxMsgSize = 1000 },
+		"consumers":          func(c *jetstream.StreamConfig) { c.MaxConsumers = 1 },
+		"mirror or sources":  func(c *jetstream.StreamConfig) { c.Sources = []*jetstream.StreamSource{{Name: "OTHER"}} },
+		"transform of subjects": func(c *jetstream.StreamConfig) {
+			c.SubjectTransform = &jetstream.SubjectTransformConfig{Source: "/.a", Destination: "/.b"}
+		},
+	} {
+		c := jetstream.StreamConfig{Name: "KEPT", Subjects: []string{"/.>"}, Duplicates: 2 * time.Minute, Replicas: 1}
+		change(&c)
+		_, err := js.CreateStream(limited(t), c)
+		if err != nil {
+			t.Fatalf("%s: %v", field, err)
+		}
+		_, err = nats.Open(limited(t), kept(s), nats.Options{Logger: quiet})
+		if err == nil || !strings.Contains(err.Error(), "stream KEPT: "+field+": the server has") {
+			t.Errorf("%s: %v", field, err)
+		}
+		if err := js.DeleteStream(limited(t), "KEPT"); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func TestInvalidStreams(t *testing.T) {
 	for want, c := range map[string]nats.Config{
 		"name: ":                {Streams: []nats.Stream{{Name: "a.b", Names: []string{"x"}}}},
@@ -92,6 +122,8 @@ func TestInvalidStreams(t *testing.T) {
 		"replicas: ":            {Streams: []nats.Stream{{Name: "S", Names: []string{"x"}, Replicas: 6}}},
 		"max-age":               {Streams: []nats.Stream{{Name: "S", Names: []string{"x"}, MaxAge: -1}}},
 		"duplicates: ":          {Streams: []nats.Stream{{Name: "S", Names: []string{"x"}, MaxAge: time.Second, Duplicates: time.Minute}}},
+		`"*.x" is not possible`: {Streams: []nats.Stream{{Name: "S", Names: []string{"*.x"}}}},
+		`"S_DEAD" is there`:     {Streams: []nats.Stream{{Name: "S", Names: []string{"x"}}, {Name: "S_DEAD", Names: []string{"y"}}}},
 		"is there twice":        {Streams: []nats.Stream{{Name: "S", Names: []string{"x"}}, {Name: "S", Names: []string{"y"}}}},
 		"bucket: there is no":   {Objects: nats.Objects{MaxBytes: 1}},
 		"bucket: \"a b\"":       {Objects: nats.Objects{Bucket: "a b"}},
