@@ -27,7 +27,7 @@ func (c *Carrier) openStreams(ctx context.Context) error {
 		c.streams = append(c.streams, newStream(c, s))
 	}
 	if c.config.Objects.Bucket != "" {
-		c.bucket = &bucket{Objects: c.config.Objects, carrier: c}
+		c.bucket = &bucket{Objects: c.config.Objects, carrier: c, reading: make(chan struct{}, objectsAtOnce)}
 	}
 	if c.config.Cache.Bucket != "" {
 		c.cache = &cache{Cache: c.config.Cache, js: js}

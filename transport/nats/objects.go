@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"regexp"
 	"sync"
 	"time"
@@ -22,9 +23,11 @@ type Objects struct {
 	// Bucket is the name of the bucket: 1 to 64 of A-Z a-z 0-9 _ - are allowed. Empty means that there is none, and
 	// that such bodies are refused (transport.ErrTooLarge).
 	Bucket string
-	// MaxAge is how long a body is kept, which is as long as a message has to be received; zero means a week.
+	// MaxAge is how long a body is kept, which is as long as a message has to be received, however long a stream
+	// keeps it; zero means a week.
 	MaxAge time.Duration
-	// MaxBytes is how much is kept in all; zero means no limit.
+	// MaxBytes is how much is kept in all; zero means no limit. A body for which there is no room is not taken: sending fails with the
+	// outcome Temporary.
 	MaxBytes int64
 	// Storage is "file" or "memory"; empty means "file".
 	Storage string
@@ -36,11 +39,12 @@ const (
 	defaultObjectAge = 7 * 24 * time.Hour
 	// maxObject is the largest body that is read from a bucket.
 	maxObject = transport.KeepAllBytes
+	// objectsAtOnce is how many bodies are read at a time.
+	objectsAtOnce = 4
 	// objectTimeout bounds the way of a body into the bucket or out of it.
 	objectTimeout = 30 * time.Second
 	// headerObject is the field with the name of the body in the bucket.
 	headerObject = "Body-Object"
-	maxObjectRef = maxID
 )
 
 var bucketName = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
@@ -69,6 +73,7 @@ func (o Objects) complete() (Objects, error) {
 type bucket struct {
 	Objects
 	carrier *Carrier
+	reading chan struct{} // has an element for each body that is being read
 
 	mu    sync.Mutex
 	store jetstream.ObjectStore // nil until it has been found or created, and when it may have vanished
@@ -148,8 +153,8 @@ func (b *bucket) put(ctx context.Context, name string, body []byte) error {
 		return err
 	}
 	info, err := store.GetInfo(ctx, name)
-	if err == nil && info.Size == uint64(len(body)) {
-		return nil // the message is sent again
+	if err == nil && info.Size == uint64(len(body)) && time.Since(info.ModTime) < b.MaxAge/2 {
+		return nil // the message is sent again, and its body is kept for long enough
 	}
 	if _, err := store.PutBytes(ctx, name, body); err != nil {
 		return fmt.Errorf("bucket %s: %w", b.Bucket, b.failure(err))
@@ -157,24 +162,49 @@ func (b *bucket) put(ctx context.Context, name string, body []byte) error {
 	return nil
 }
 
-// get returns the body with a name.
+// get returns the body with a name. Only a few are read at a time.
 func (b *bucket) get(ctx context.Context, name string) ([]byte, error) {
+	select {
+	case b.reading <- struct{}{}:
+	case <-ctx.Done():
+		return nil, transport.ContextError(ctx)
+	}
+	defer func() { <-b.reading }()
 	ctx, cancel := context.WithTimeout(ctx, objectTimeout)
 	defer cancel()
 	store, err := b.open(ctx)
 	if err != nil {
 		return nil, err
 	}
-	info, err := store.GetInfo(ctx, name)
-	if err == nil && info.Size > maxObject {
-		return nil, fmt.Errorf("bucket %s: %w: the body of %s has %d bytes, the limit is %d", b.Bucket, transport.ErrTooLarge, name, info.Size, maxObject)
-	}
-	var body []byte
-	if err == nil {
-		body, err = store.GetBytes(ctx, name)
-	}
+	body, err := readObject(ctx, store, name)
 	if err != nil {
 		return nil, fmt.Errorf("bucket %s: the body of %s: %w", b.Bucket, name, b.failure(err))
+	}
+	return body, nil
+}
+
+// readObject reads an object that is no larger than one may be, whatever its description says, and no link to another.
+func readObject(ctx context.Context, store jetstream.ObjectStore, name string) (body []byte, err error) {
+	object, err := store.Get(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, object.Close()) }()
+	info, err := object.Info()
+	switch {
+	case err != nil:
+		return nil, err
+	case info.Name != name:
+		return nil, fmt.Errorf("it is a link to %.80q", info.Name)
+	case info.Size > maxObject:
+		return nil, fmt.Errorf("%w: it has %d bytes, the limit is %d", transport.ErrTooLarge, info.Size, maxObject)
+	}
+	body, err = io.ReadAll(io.LimitReader(object, maxObject+1))
+	switch {
+	case err != nil:
+		return nil, err
+	case len(body) > maxObject:
+		return nil, fmt.Errorf("%w: it has more than %d bytes", transport.ErrTooLarge, maxObject)
 	}
 	return body, nil
 }
@@ -214,8 +244,8 @@ func (c *Carrier) bodyOf(ctx context.Context, header nats.Header, m *transport.M
 	switch {
 	case c.bucket == nil:
 		return errors.New("its body is in a bucket, and the configuration names none (objects)")
-	case len(name) == 0 || len(name) > maxObjectRef:
-		return fmt.Errorf("its body is in a bucket, under a name of %d bytes", len(name))
+	case len(name) == 0 || name != m.ID.String():
+		return errors.New("its body is in a bucket, under a name that is not the message's")
 	}
 	body, err := c.bucket.get(ctx, name)
 	if err == nil {

@@ -15,7 +15,7 @@ import (
 // is lost is lost, too. While there is no connection it fails with the outcome Temporary.
 //
 // Of several messages for a stream some may be taken behind one that fails: when they are sent again with it they are not
-// stored twice.
+// stored twice, but it comes after them. The next message after a failure is sent alone.
 func (c *Carrier) Send(ctx context.Context, msgs ...*transport.Message) error {
 	f := flight{carrier: c, msgs: msgs}
 	var failed *transport.SendError

@@ -274,6 +274,41 @@ func TestLargeBodies(t *testing.T) {
 	}
 }
 
+// A message can't make its receivers read what is not its body.
+func TestForeignBodies(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, withJetStream(t))
+	c := kept(s)
+	c.Objects.Bucket = "bodies"
+	carrier := open(t, c)
+	got := newBox(t)
+	in := durable()
+	in.MaxDeliver = 1
+	stop, err := carrier.Receive(in, got.Deliver)
+	check(t, err)
+	defer stop()
+	js := jetStream(t, s)
+	store, err := js.ObjectStore(limited(t), "bodies")
+	check(t, err)
+	secret, err := store.PutBytes(limited(t), "secret", []byte("of somebody else"))
+	check(t, err)
+	_, err = store.AddLink(limited(t), "link@x", secret)
+	check(t, err)
+	gid := transport.NewGID().String()
+	for id, object := range map[string]string{"id@x": "secret", "link@x": "link@x"} {
+		_, err := js.PublishMsg(limited(t), &natsgo.Msg{Subject: "/.t", Header: natsgo.Header{
+			"Message-ID": {id}, transport.HeaderPublisherGID: {gid}, transport.HeaderPublisherSequence: {fmt.Sprint(len(id))}, "Body-Object": {object},
+		}})
+		check(t, err)
+	}
+	for _, l := range letters(t, carrier, 2) {
+		if !strings.Contains(l.Reason, "link to") && !strings.Contains(l.Reason, "not the message's") {
+			t.Errorf("the reason is %q", l.Reason)
+		}
+	}
+	got.empty(20 * time.Millisecond)
+}
+
 func TestTooLargeWithoutBucket(t *testing.T) {
 	s := startServer(t, withJetStream(t))
 	node := openNode(t, kept(s))
