@@ -140,8 +140,8 @@ func (l *claim) take(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	l.sure.Store(at)
 	if l.number != 0 {
+		l.sure.Store(at)
 		return nil
 	}
 	if record.Holder != "" {
@@ -159,6 +159,7 @@ func (l *claim) take(ctx context.Context) error {
 	if l.number, err = l.write(ctx, claimed{Holder: l.sub.Subject}, number); err != nil {
 		return err
 	}
+	l.sure.Store(at)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.waiting = record.Left

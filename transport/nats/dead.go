@@ -149,10 +149,17 @@ func (s *stream) deadLetters(ctx context.Context) iter.Seq2[DeadLetter, error] {
 		name := s.Name + deadSuffix
 		limited, cancel := context.WithTimeout(ctx, apiTimeout)
 		defer cancel()
-		found, err := s.carrier.js.CreateConsumer(limited, name, jetstream.ConsumerConfig{
+		look := jetstream.ConsumerConfig{
 			Description: "dead letters, for a node of postbus",
 			AckPolicy:   jetstream.AckNonePolicy, MemoryStorage: true, Replicas: 1, InactiveThreshold: lookAge,
-		})
+		}
+		found, err := s.carrier.js.CreateConsumer(limited, name, look)
+		if vanished(err) {
+			_ = s.failure(err) // it is created anew
+			if err = s.ensure(limited); err == nil {
+				found, err = s.carrier.js.CreateConsumer(limited, name, look)
+			}
+		}
 		if err != nil {
 			yield(DeadLetter{}, err)
 			return

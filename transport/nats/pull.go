@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -292,7 +293,8 @@ func (s *session) got(n int) { s.asked.Store(max(s.asked.Load()-int64(n), 0)) }
 // end ends what was asked for, and gives back what comes all the same.
 func (s *session) end() {
 	ended := make(chan struct{})
-	s.sub.SetClosedHandler(func(string) { close(ended) })
+	end := sync.OnceFunc(func() { close(ended) }) // it is called again when the connection breaks just then
+	s.sub.SetClosedHandler(func(string) { end() })
 	if !s.conn.IsConnected() || s.sub.Drain() != nil {
 		_ = s.sub.Unsubscribe() // of a connection that is closed
 		return

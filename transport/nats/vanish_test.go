@@ -79,7 +79,16 @@ func TestMemoryIsGone(t *testing.T) {
 	pub.publish(t, 1)
 	await(t, "the consumers are there again", func() bool {
 		stream, err := js.Stream(limited(t), "KEPT")
-		return err == nil && stream.CachedInfo().State.Consumers >= len(all)
+		if err != nil {
+			return false
+		}
+		n := 0
+		for name := range stream.ConsumerNames(limited(t)).Name() {
+			if strings.HasPrefix(name, "durable-d") || strings.HasPrefix(name, "group-g-") {
+				n++
+			}
+		}
+		return n == 2 && stream.CachedInfo().State.Consumers >= len(all)
 	})
 	pub.publish(t, 1)
 	for _, b := range all {
