@@ -176,7 +176,7 @@ func (c *consumer) adopt(info *jetstream.ConsumerInfo) error {
 	if info.Config.AckPolicy != jetstream.AckExplicitPolicy || info.Config.DeliverSubject != "" {
 		return fmt.Errorf("%s: the consumer %s of stream %s has not been made by postbus: %w", c.label, c.name, c.stream.Name, transport.ErrInUse)
 	}
-	anew := c.page.begin(info.Created)
+	anew := c.page.begin(info.Created, info.Config.AckWait)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if anew {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/postbus/postbus/internal/backoff"
 	"github.com/postbus/postbus/transport"
 )
 
@@ -50,14 +51,22 @@ func newPage(c *consumer) *page {
 	return &page{consumer: c, subject: c.book.page(transport.NewGID().String()), open: make(map[uint64]int)}
 }
 
-// begin has the page be about the consumer that was created at a time. It reports whether it was about an earlier one.
-func (p *page) begin(created time.Time) (anew bool) {
+// begin has the page be about the consumer that was created at a time, when it is found, at first and after each trouble. It
+// reports whether it was about an earlier one.
+func (p *page) begin(created time.Time, lease time.Duration) (anew bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if at := created.UnixNano(); at != p.created {
 		anew = p.created != 0
 		p.created, p.settled = at, nil
 		clear(p.open)
+	}
+	// There may be a server that has forgotten, and members who read the page only when they have found it.
+	keep := time.Now().Add(backoff.Longest + 2*lease)
+	for i := range p.settled {
+		if s := &p.settled[i]; !s.at.IsZero() {
+			s.at = keep
+		}
 	}
 	return anew
 }
