@@ -116,7 +116,7 @@ func openCarrier(ctx context.Context, config email.Config, logger *slog.Logger) 
 func natsConfig(c email.NATS) nats.Config {
 	config := nats.Config{
 		Servers: c.Servers, Name: c.Name, Version: c.Version, Description: c.Description,
-		User: c.User, Password: c.Password, Token: c.Token, Credentials: c.Credentials, NKey: c.NKey,
+		User: c.User, Password: c.Password, Token: c.Token, Credentials: c.Credentials, NKey: c.NKey, Insecure: c.Insecure,
 		CA: c.CA, Certificate: c.Certificate, Key: c.Key, InboxPrefix: c.InboxPrefix,
 		Objects: nats.Objects(c.Objects),
 		Cache:   nats.Cache{Bucket: c.Cache.Bucket, MaxBytes: c.Cache.MaxBytes, Storage: c.Cache.Storage, Replicas: c.Cache.Replicas},

@@ -21,6 +21,7 @@ const natsFull = `nats:
   inbox-prefix: _INBOX_robot.a
   user: robot
   password-file: password
+  insecure: true
   tls:
     ca-file: ca.pem
     cert-file: cert.pem
@@ -72,7 +73,7 @@ func TestParseConfigNATS(t *testing.T) {
 		{"everything", natsFull, email.Config{NATS: email.NATS{
 			Servers: []string{"nats://a.example.com", "tls://b.example.com:4223"},
 			Name:    "robot", Version: "1.2.3-rc.1", Description: "Drives about", InboxPrefix: "_INBOX_robot.a",
-			User: "robot", Password: "from a file", CA: []byte("CA"), Certificate: []byte("CERT"), Key: []byte("KEY"),
+			User: "robot", Password: "from a file", Insecure: true, CA: []byte("CA"), Certificate: []byte("CERT"), Key: []byte("KEY"),
 			Streams: []email.NATSStream{
 				{Name: "ORDERS", Names: []string{"/orders/>", "jobs.*"}, Storage: "memory", Replicas: 3, MaxAge: 720 * time.Hour, MaxBytes: 5e9, MaxMessages: 10, Duplicates: 10 * time.Minute},
 				{Name: "AUDIT", Names: []string{"audit.>"}},
@@ -119,6 +120,7 @@ func TestParseConfigNATSErrors(t *testing.T) {
 		{"a token in another URL", "nats: http://secret@b\n", `:1: nats: "http://b" does not begin with nats://`},
 		{"a token and a query", "nats: nats://secret@b?x\n", `:1: nats: "nats://b?x" is not the URL of a server`},
 		{"no URL", "nats: 'nats://me:secret@a b'\n", ":1: nats: this is not a URL, such as nats://localhost:4222"},
+		{"insecure", servers + "  insecure: maybe\n", `:3: nats.insecure: "maybe" is neither true nor false`},
 		{"no host", "nats: nats://\n", ":1: nats: \"nats:\" is not the URL of a server"},
 		{"unknown key", servers + "  server: nats://b\n", ":3: nats.server: unknown key; known here are servers, name, version,"},
 		{"name", servers + "  name: my robot\n", `:3: nats.name: "my robot" is not letters, digits, _ and -`},

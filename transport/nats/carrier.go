@@ -143,7 +143,7 @@ func (c *Carrier) noteLost(err error) {
 // noteConnected logs that there is a connection again.
 func (c *Carrier) noteConnected(conn *nats.Conn) {
 	if c.lost.Swap(false) {
-		c.logger.Info("nats: connected again", "server", conn.ConnectedUrlRedacted())
+		c.logger.Info("nats: connected again", "server", shown(conn.ConnectedUrl()))
 	}
 }
 
@@ -162,7 +162,7 @@ func (c *Carrier) noteError(conn *nats.Conn, sub *nats.Subscription, err error) 
 		c.noteSlow(sub)
 		return
 	}
-	c.logger.Warn("nats: the server complains", "server", conn.ConnectedUrlRedacted(), "error", err)
+	c.logger.Warn("nats: the server complains", "server", shown(conn.ConnectedUrl()), "error", err)
 }
 
 // Address implements transport.Sender: it returns the subject below which the carrier gets its answers.

@@ -7,9 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"net/url"
 	"regexp"
-	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -21,7 +19,7 @@ import (
 type Config struct {
 	// Servers are the URLs of one or more servers of a cluster: nats://, tls://, ws:// or wss://, with the
 	// port if it is not 4222. As everywhere in NATS, a connection by nats:// is encrypted if the
-	// server demands it; by tls:// it is in any case.
+	// server demands it; by tls:// it is in any case. See Insecure.
 	Servers []string
 	// Name is the program's, for the monitoring of NATS: of the connection, and of the service whose endpoints the
 	// node's servers are. A-Z a-z 0-9 _ - are allowed. Empty means "postbus".
@@ -30,11 +28,14 @@ type Config struct {
 	Version, Description string
 
 	// How the node shows who it is: by at most one of a name and password, a token, a file with credentials (a JWT
-	// and its seed), and a file with the seed of an nkey. None of them if the server wants none, or the
-	// certificate is enough.
+	// and its seed), a file with the seed of an nkey, and what is in the URLs of the servers (user:password@ or
+	// token@). None of them if the server wants none, or the certificate is enough.
 	User, Password    string
 	Token             string
 	Credentials, NKey string
+	// Insecure lets a password or token go through a network without encryption. Without it there must be a
+	// connection by tls:// or wss://, by nats:// with a CA or Certificate, or within this computer (localhost, 127.0.0.1).
+	Insecure bool
 
 	// CA holds certificates (PEM) of authorities to trust besides the system's. Certificate and Key are
 	// those of the node itself (PEM), if the server wants one.
@@ -122,49 +123,10 @@ func (c Config) complete(inProcess bool) (Config, error) {
 	if len(c.InboxPrefix) > maxInboxPrefix {
 		return c, fmt.Errorf("inbox-prefix: it has %d bytes, %d are allowed", len(c.InboxPrefix), maxInboxPrefix)
 	}
-	ways := 0
-	for _, way := range []string{c.User, c.Token, c.Credentials, c.NKey} {
-		if way != "" {
-			ways++
-		}
-	}
-	switch {
-	case ways > 1:
-		return c, errors.New("user, token, credentials, nkey: at most one of them is possible")
-	case c.Password != "" && c.User == "":
-		return c, errors.New("password: there is no user")
+	if err := c.checkIdentity(inProcess); err != nil {
+		return c, err
 	}
 	return c.completeStreams()
-}
-
-func checkServer(s string) error {
-	u, err := url.Parse(s)
-	if err != nil {
-		return errors.New("servers: a URL is not valid") // which may hold a password
-	}
-	switch u.Scheme {
-	case "nats", "tls", "ws", "wss":
-	default:
-		return fmt.Errorf("servers: %q does not begin with nats://, tls://, ws:// or wss://", u.Redacted())
-	}
-	if u.Hostname() == "" {
-		return fmt.Errorf("servers: %q has no host", u.Redacted())
-	}
-	return nil
-}
-
-// where names the servers for people, without passwords.
-func (c Config) where() string {
-	if len(c.Servers) == 0 {
-		return "the server in this process"
-	}
-	var list []string
-	for _, s := range c.Servers {
-		if u, err := url.Parse(s); err == nil {
-			list = append(list, u.Redacted())
-		}
-	}
-	return strings.Join(list, ", ")
 }
 
 // options returns what nats.go is to know. The configuration is complete.
@@ -200,12 +162,19 @@ func (c Config) options(o Options) ([]nats.Option, error) {
 		}
 		opts = append(opts, nkey)
 	}
-	return c.tlsOptions(opts)
+	return c.tlsOptions(o, opts)
 }
 
 // tlsOptions adds what is to be known about certificates.
-func (c Config) tlsOptions(opts []nats.Option) ([]nats.Option, error) {
-	if len(c.CA) == 0 && len(c.Certificate) == 0 && len(c.Key) == 0 {
+func (c Config) tlsOptions(o Options, opts []nats.Option) ([]nats.Option, error) {
+	if !c.hasTLS() {
+		switch {
+		case !c.hasSecret() || c.Insecure || o.InProcess != nil:
+		case c.isLocal():
+			opts = append(opts, nats.IgnoreDiscoveredServers()) // they may be elsewhere
+		default:
+			opts = append(opts, nats.Secure()) // with those, too, that a server names
+		}
 		return opts, nil
 	}
 	t := &tls.Config{MinVersion: tls.VersionTLS12}

@@ -1,6 +1,8 @@
 package nats_test
 
 import (
+	"bytes"
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -9,6 +11,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"errors"
+	"log/slog"
 	"math/big"
 	"net"
 	"os"
@@ -72,6 +75,48 @@ func TestToken(t *testing.T) {
 	works(t, c)
 	c.Token = "wrong"
 	isRefused(t, c)
+	inURL := func(token, address string) nats.Config {
+		return nats.Config{Servers: []string{"nats://" + token + "@" + address}}
+	}
+	works(t, inURL("secret", s.Addr().String()))
+	isRefused(t, inURL("wrong", s.Addr().String()))
+
+	var log bytes.Buffer
+	options := nats.Options{Logger: slog.New(slog.NewTextHandler(&log, nil)), Offline: true}
+	carrier, err := nats.Open(limited(t), inURL("secret", freeAddress(t)), options)
+	check(t, err)
+	check(t, carrier.Close(limited(t)))
+	if text := log.String(); !strings.Contains(text, "no connection") || strings.Contains(text, "secret") {
+		t.Errorf("the log says %s", text)
+	}
+}
+
+// A server that is not on this computer gets a password or token by an encrypted connection alone, or if the configuration says
+// so in so many words.
+func TestSecretsAreEncrypted(t *testing.T) {
+	clear := []string{"nats://192.0.2.1", "ws://192.0.2.1"}
+	for _, servers := range [][]string{clear, {"tls://192.0.2.1", clear[0]}, {"nats://secret@192.0.2.1"}} {
+		c := nats.Config{Servers: servers}
+		if !strings.Contains(servers[0], "secret") {
+			c.User, c.Password = "robot", "secret"
+		}
+		_, err := nats.Open(limited(t), c, nats.Options{})
+		if err == nil || !strings.Contains(err.Error(), "without encryption") || strings.Contains(err.Error(), "secret") {
+			t.Errorf("%v: got the error %v", servers, err)
+		}
+	}
+	for _, change := range []func(*nats.Config){
+		func(c *nats.Config) { c.Insecure = true },
+		func(c *nats.Config) { c.Servers = []string{"tls://192.0.2.1", "nats://localhost", "ws://[::1]:1"} },
+	} {
+		c := nats.Config{Servers: clear, Token: "secret"}
+		change(&c)
+		ctx, cancel := context.WithCancel(context.Background())
+		cancel()
+		if _, err := nats.Open(ctx, c, nats.Options{Logger: quiet}); !errors.Is(err, context.Canceled) {
+			t.Errorf("%v: got the error %v", c.Servers, err)
+		}
+	}
 }
 
 // writeFile writes a secret to a file.
@@ -246,17 +291,20 @@ func TestInProcess(t *testing.T) {
 func TestInvalidConfig(t *testing.T) {
 	valid := nats.Config{Servers: []string{"nats://127.0.0.1:1"}}
 	for want, change := range map[string]func(*nats.Config){
-		"servers: there are none":    func(c *nats.Config) { c.Servers = nil },
-		"servers: \"http://x\" does": func(c *nats.Config) { c.Servers = []string{"http://x"} },
-		"servers: \"nats:///\" has":  func(c *nats.Config) { c.Servers = []string{"nats:///"} },
-		"servers: a URL is not":      func(c *nats.Config) { c.Servers = []string{"nats://a b:secret@x"} },
-		"name: \"a b\"":              func(c *nats.Config) { c.Name = "a b" },
-		"version: \"1\"":             func(c *nats.Config) { c.Version = "1" },
-		"inbox-prefix: \"a.>\"":      func(c *nats.Config) { c.InboxPrefix = "a.>" },
-		"at most one":                func(c *nats.Config) { c.User, c.Token = "a", "b" },
-		"there is no user":           func(c *nats.Config) { c.Password = "secret" },
-		"ca: there is no":            func(c *nats.Config) { c.CA = []byte("x") },
-		"certificate, key: ":         func(c *nats.Config) { c.Certificate = []byte("x") },
+		"servers: there are none":         func(c *nats.Config) { c.Servers = nil },
+		"servers: \"http://x\" does":      func(c *nats.Config) { c.Servers = []string{"http://x"} },
+		"servers: \"nats:///\" has":       func(c *nats.Config) { c.Servers = []string{"nats:///"} },
+		"servers: a URL is not":           func(c *nats.Config) { c.Servers = []string{"nats://a b:secret@x"} },
+		"name: \"a b\"":                   func(c *nats.Config) { c.Name = "a b" },
+		"version: \"1\"":                  func(c *nats.Config) { c.Version = "1" },
+		"inbox-prefix: \"a.>\"":           func(c *nats.Config) { c.InboxPrefix = "a.>" },
+		"at most one":                     func(c *nats.Config) { c.User, c.Token = "a", "b" },
+		"in the URL of a server: at most": func(c *nats.Config) { c.Servers, c.NKey = []string{"nats://secret@127.0.0.1"}, "a" },
+		"\"http://x\" does not":           func(c *nats.Config) { c.Servers = []string{"http://secret@x"} },
+		"inbox-prefix: it has":            func(c *nats.Config) { c.InboxPrefix = strings.Repeat("a", 300) },
+		"there is no user":                func(c *nats.Config) { c.Password = "secret" },
+		"ca: there is no":                 func(c *nats.Config) { c.CA = []byte("x") },
+		"certificate, key: ":              func(c *nats.Config) { c.Certificate = []byte("x") },
 	} {
 		c := valid
 		change(&c)
