@@ -27,6 +27,8 @@ type Carrier struct {
 	dropped atomic.Uint64 // messages for subscriptions that have ended
 	lost    atomic.Bool   // the connection, and that has been logged
 	closed  atomic.Bool
+	// complaints are those that have been logged.
+	complaints complaints
 
 	js      jetstream.JetStream
 	streams []*stream
@@ -90,14 +92,14 @@ func (c *Carrier) connect(ctx context.Context, opts []nats.Option, offline bool)
 		nats.ReconnectErrHandler(func(_ *nats.Conn, err error) { c.noteLost(err) }),
 		nats.ErrorHandler(c.noteError),
 	)
-	conn, err := dial(ctx, c.config, opts)
+	conn, err := c.dial(ctx, opts)
 	if err == nil {
 		return conn, nil
 	}
 	refused := errors.Is(err, nats.ErrAuthorization) || errors.Is(err, nats.ErrAuthExpired) || errors.Is(err, nats.ErrAuthRevoked)
 	if offline && !refused && ctx.Err() == nil {
 		c.noteLost(err)
-		conn, err = dial(ctx, c.config, append(opts, nats.RetryOnFailedConnect(true)))
+		conn, err = c.dial(ctx, append(opts, nats.RetryOnFailedConnect(true)))
 		if err == nil {
 			return conn, nil
 		}
@@ -110,20 +112,21 @@ func (c *Carrier) connect(ctx context.Context, opts []nats.Option, offline bool)
 
 // dial calls nats.Connect, which knows no context: when ctx ends first it is left alone, and
 // ends soon by its own time limits.
-func dial(ctx context.Context, config Config, opts []nats.Option) (*nats.Conn, error) {
+func (c *Carrier) dial(ctx context.Context, opts []nats.Option) (*nats.Conn, error) {
 	type result struct {
 		conn *nats.Conn
 		err  error
 	}
 	done := make(chan result, 1)
 	go func() {
-		conn, err := nats.Connect(strings.Join(config.Servers, ","), opts...)
+		conn, err := nats.Connect(strings.Join(c.config.Servers, ","), opts...)
 		done <- result{conn, err}
 	}()
 	select {
 	case r := <-done:
 		return r.conn, r.err
 	case <-ctx.Done():
+		c.closed.Store(true) // nobody gets this carrier, and there is nothing to log any more
 		go func() {
 			if r := <-done; r.conn != nil {
 				r.conn.Close()
@@ -142,6 +145,7 @@ func (c *Carrier) noteLost(err error) {
 
 // noteConnected logs that there is a connection again.
 func (c *Carrier) noteConnected(conn *nats.Conn) {
+	c.complaints.clear()
 	if c.lost.Swap(false) {
 		c.logger.Info("nats: connected again", "server", shown(conn.ConnectedUrl()))
 	}
@@ -156,10 +160,42 @@ func (c *Carrier) noteEnd(conn *nats.Conn) {
 	c.ending.Done()
 }
 
-// noteError logs what the server or nats.go says apart from any call.
+// complaints are what a server has said since the connection was made: it says the same of each message.
+type complaints struct {
+	mu    sync.Mutex
+	known map[string]bool
+}
+
+// maxComplaints bounds what is remembered, and so logged.
+const maxComplaints = 100
+
+func (c *complaints) isNew(text string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.known[text] || len(c.known) >= maxComplaints {
+		return false
+	}
+	if c.known == nil {
+		c.known = make(map[string]bool)
+	}
+	c.known[text] = true
+	return true
+}
+
+func (c *complaints) clear() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.known = nil
+}
+
+// noteError logs what the server or nats.go says apart from any call, each thing once for a connection.
 func (c *Carrier) noteError(conn *nats.Conn, sub *nats.Subscription, err error) {
 	if errors.Is(err, nats.ErrSlowConsumer) && sub != nil {
 		c.noteSlow(sub)
+		c.inbox.noteSlow(sub)
+		return
+	}
+	if !c.complaints.isNew(err.Error()) {
 		return
 	}
 	c.logger.Warn("nats: the server complains", "server", shown(conn.ConnectedUrl()), "error", err)

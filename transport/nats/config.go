@@ -78,8 +78,8 @@ const (
 const (
 	// dialTimeout bounds each attempt to connect to a server, with TLS and login.
 	dialTimeout = 5 * time.Second
-	// writeTimeout bounds each write.
-	writeTimeout = 10 * time.Second
+	// writeTimeout bounds each write, and so how long a call outlasts its context when the network stalls.
+	writeTimeout = 2 * time.Second
 	// pingInterval is how often a silent server is asked if it is there; after the second
 	// question without an answer it is not.
 	pingInterval = 20 * time.Second

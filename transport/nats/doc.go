@@ -27,19 +27,23 @@
 // an ID and a publisher. To a server it is a request if it can be answered: then the answer is the plain
 // payload, and if it is an error has the fields of micro services too, Nats-Service-Error and
 // Nats-Service-Error-Code. Such a request has no deadline. A client gets the answers of other programs as they are; an error of a
-// micro service is a [*transport.RemoteError]. Code 500 stands for a code that is no number.
+// micro service is a [*transport.RemoteError]. Code 500 stands for a code that is no number. What looks like the confirmation of a stream is no
+// answer, and a plain message with a field that only streams read, as Nats-Msg-Id, is not answered.
 //
 // The servers of a node are the endpoints of one micro service, whose name, version and description are those of the
-// [Config]: "nats micro list", "info" and "stats" show them, with their requests, errors and times.
+// [Config]: "nats micro list", "info" and "stats" show them, with their requests, errors and times. Servers with Durable or Group on a name
+// of a stream are not among them: their requests wait in the stream, and are seen there.
 //
 // # What a program can rely on
 //
 // Without a stream a message is delivered at most once, to those who are there: Send returns when it is in the buffer
 // of the connection. It is lost if the connection breaks before it is out, or a receiver's is broken
-// just then. Each publisher's order is kept, and nothing is held back. A group is a queue group, with members of other programs, too:
+// just then. Each publisher's order is kept, and nothing is held back. A topic message that is sent once more after an unknown outcome is delivered
+// once, as far as the receiver remembers. A group is a queue group, with members of other programs, too:
 // each message goes to one of them, is not tracked, and does not come again. What a member that
-// stops has got in its last moment is lost with it. The server knows a group by its name alone: interests of other kinds or
-// names with the same group take each other's messages away where they overlap, so they need groups of their own. A body is as large as the server allows (max_payload, 1 MB by default,
+// stops has got in its last moment is lost with it. The server tells queue groups by their names alone, so a group of servers of one name has the group's own, G; one of
+// a topic is G:topic; and those of a pattern P are G:topic:P and G:service:P, with P as a subject whose wildcards are written as %2A and
+// %3E. Members of other programs use these names. A body is as large as the server allows (max_payload, 1 MB by default,
 // header included); beyond that it needs a bucket of objects.
 //
 // A call that nobody serves fails at once with [transport.ErrNoResponder]. Whoever has subscribed to the subject counts for

@@ -153,14 +153,25 @@ func (c *Carrier) stored(msg *nats.Msg, in transport.Interest) (*transport.Messa
 	return c.storedFields(c.background, msg.Header, msg.Data, in, name)
 }
 
+// forStreams are header fields that only streams read.
+var forStreams = [...]string{
+	jetstream.MsgIDHeader, jetstream.ExpectedStreamHeader, jetstream.ExpectedLastSeqHeader, jetstream.ExpectedLastSubjSeqHeader, jetstream.ExpectedLastMsgIDHeader,
+}
+
 // replySubject returns where the answer to a request that comes without a stream is wanted. Of a request that is sent to a stream
-// its field says so: the reply subject is for the stream's confirmation, and nobody else answers there.
+// its field says so: the reply subject is for the stream's confirmation, and nobody else answers there. That it is may also be told by
+// fields for streams alone, when the configuration has none.
 func (c *Carrier) replySubject(msg *nats.Msg) string {
 	if to := msg.Header[headerReplyTo]; len(to) > 0 {
 		return to[0]
 	}
 	if c.streamOf(msg.Subject) != nil {
 		return ""
+	}
+	for _, field := range forStreams {
+		if len(msg.Header[field]) > 0 {
+			return ""
+		}
 	}
 	return msg.Reply
 }

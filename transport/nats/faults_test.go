@@ -380,3 +380,36 @@ func TestCutOffReader(t *testing.T) {
 	}
 	got.empty(100 * time.Millisecond)
 }
+
+// A network that stalls holds up neither Send nor Close for much longer than their contexts.
+func TestStalledNetwork(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, withJetStream(t))
+	p, c := through(t, s)
+	carrier, err := nats.Open(limited(t), c, nats.Options{Logger: quiet})
+	check(t, err)
+	_, err = carrier.Receive(durable(), newBox(t).Deliver)
+	check(t, err)
+	p.Set(proxy.ToServer, proxy.Rule{Hold: true})
+	p.Set(proxy.ToClient, proxy.Rule{Hold: true})
+	const most = 6 * time.Second // much less than the ten of a write, and enough for a busy machine
+	for body := make([]byte, 900_000); ; {
+		began := time.Now()
+		ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
+		err := carrier.Send(ctx, &transport.Message{Kind: transport.TopicMessage, Name: "plain", Body: body})
+		cancel()
+		if took := time.Since(began); took > most {
+			t.Errorf("Send took %v", took)
+		}
+		if err != nil {
+			break
+		}
+	}
+	began := time.Now()
+	ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
+	defer cancel()
+	_ = carrier.Close(ctx) // it may say that not all was sent
+	if took := time.Since(began); took > most {
+		t.Errorf("Close took %v", took)
+	}
+}

@@ -1,7 +1,9 @@
 package nats
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"strconv"
 	"strings"
@@ -21,6 +23,7 @@ type inbox struct {
 	address    string
 	dispatcher transport.Dispatcher // of interests in answers, and in what could not be delivered
 	opened     atomic.Bool          // there is sub
+	slow       atomic.Bool          // answers have been dropped, and it has not caught up since
 
 	dispatching sync.Mutex // held while an answer is delivered
 
@@ -31,8 +34,9 @@ type inbox struct {
 
 // name is that of the service which a client calls: answers of other programs do not say it.
 type name struct {
-	text  string
-	count int // of the interests
+	text   string
+	count  int  // of the interests
+	warned bool // that a stream keeps it
 }
 
 // open begins the subscription, unless that has been done. It needs no round trip: the server hears of it before
@@ -62,7 +66,35 @@ func (b *inbox) close() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.sub != nil {
+		b.carrier.dropped.Add(droppedOf(b.sub))
 		_ = b.sub.Unsubscribe() // it fails when there is nothing left to end
+	}
+}
+
+// dropped returns how many answers have been dropped.
+func (b *inbox) dropped() uint64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.sub == nil {
+		return 0
+	}
+	return droppedOf(b.sub)
+}
+
+// noteSlow logs that answers are being dropped, if that is what a subscription is for.
+func (b *inbox) noteSlow(sub *nats.Subscription) {
+	b.mu.Lock()
+	ours := b.sub == sub
+	b.mu.Unlock()
+	if ours && !b.slow.Swap(true) {
+		b.carrier.logger.Warn("nats: answers are dropped: the process is too slow to take them")
+	}
+}
+
+// noteCaughtUp logs how many answers have been dropped, when no more are.
+func (b *inbox) noteCaughtUp() {
+	if waiting, _, err := b.sub.Pending(); err == nil && waiting <= 1 && b.slow.Swap(false) {
+		b.carrier.logger.Info("nats: answers are taken again", "dropped", b.dropped())
 	}
 }
 
@@ -131,6 +163,13 @@ func (b *inbox) handle(msg *nats.Msg) {
 	if !ok {
 		return
 	}
+	if b.slow.Load() {
+		b.noteCaughtUp()
+	}
+	if stream := confirmingStream(msg); stream != "" {
+		b.noteStream(client, stream)
+		return
+	}
 	m := b.message(msg, client, number)
 	// An answer that names another request than it was sent to is nobody's.
 	if gid, n, ok := m.Caller(); !ok || gid != client || n != number {
@@ -154,6 +193,46 @@ func (b *inbox) handle(msg *nats.Msg) {
 		}
 		b.dispatch(m)
 	})
+}
+
+// confirmingStream returns the stream whose confirmation has come in the place of an answer, or "": a stream has no header to tell it
+// by.
+func confirmingStream(msg *nats.Msg) string {
+	const most = 512 // bytes
+	if len(msg.Header) > 0 || len(msg.Data) > most || !bytes.HasPrefix(msg.Data, []byte("{")) {
+		return ""
+	}
+	var ack struct {
+		Stream    string          `json:"stream"`
+		Sequence  uint64          `json:"seq"`
+		Duplicate bool            `json:"duplicate"`
+		Domain    string          `json:"domain"`
+		Value     string          `json:"val"`
+		Batch     string          `json:"batch"`
+		Count     int             `json:"count"`
+		Error     json.RawMessage `json:"error"`
+	}
+	d := json.NewDecoder(bytes.NewReader(msg.Data))
+	d.DisallowUnknownFields()
+	if d.Decode(&ack) != nil || ack.Sequence == 0 && len(ack.Error) == 0 {
+		return ""
+	}
+	return ack.Stream
+}
+
+// noteStream logs that a stream of others keeps the requests of a client, once.
+func (b *inbox) noteStream(client transport.GID, stream string) {
+	b.mu.Lock()
+	known, ok := b.names[client]
+	warn := ok && !known.warned
+	if warn {
+		known.warned = true
+		b.names[client] = known
+	}
+	b.mu.Unlock()
+	if warn {
+		b.carrier.logger.Warn("nats: the subject belongs to a stream that this configuration does not list: its word is no answer", "subject", Subject(known.text), "stream", stream)
+	}
 }
 
 // dispatch delivers an answer. Calls may come at the same time.

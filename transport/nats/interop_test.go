@@ -250,7 +250,7 @@ func TestQueueGroup(t *testing.T) {
 	plain, node := connect(t, s), openNode(t, config(s))
 	sub, err := pubsub.NewSubscription(node, "jobs", pubsub.Group("workers"))
 	check(t, err)
-	other, err := plain.QueueSubscribeSync("jobs", "workers")
+	other, err := plain.QueueSubscribeSync("jobs", "workers:topic")
 	check(t, err)
 	check(t, plain.Flush())
 	const n = 100
@@ -327,7 +327,7 @@ func TestMonitoring(t *testing.T) {
 	var info micro.Info
 	check(t, ask(&info, micro.InfoVerb, "calculator", ping.ID))
 	got := fmt.Sprintf("%s: %v", info.Description, info.Endpoints)
-	if want := "calculates: [{calc_upper /.calc.upper  map[]} {calc calc.* calc map[]}]"; got != want {
+	if want := "calculates: [{calc_upper /.calc.upper  map[]} {calc calc.* calc:service:calc.%2A map[]}]"; got != want {
 		t.Errorf("info: %s, want %s", got, want)
 	}
 	for _, body := range []string{"a", "fail", "b"} {

@@ -34,7 +34,7 @@ func (c *Carrier) receiveLast(ctx context.Context, s *stream, in transport.Inter
 	} else if err != nil {
 		c.logger.Warn("nats: an interest begins later", "name", in.Name, "stream", s.Name, "error", err)
 	}
-	return &puller{source: f, conn: c.conn, stream: s.Name, size: followed, label: fmt.Sprintf("the last %d messages", in.Last), logger: c.logger}, nil
+	return &puller{source: f, conn: c.conn, stream: s.Name, size: followed, label: fmt.Sprintf("the last %d messages", in.Last), logger: c.logger, settling: c.settling}, nil
 }
 
 // begin finds out where the interest begins, and begins anew with a stream that has been created anew.

@@ -44,7 +44,7 @@ func newMember(c *consumer, in transport.Interest, deliver func(transport.Delive
 	carrier := c.stream.carrier
 	m.puller = &puller{
 		source: m, conn: carrier.conn, stream: c.stream.Name, size: m.inFlight, label: c.label,
-		logger: carrier.logger, wake: make(chan struct{}, 1), begun: make(chan struct{}, 1),
+		logger: carrier.logger, settling: carrier.settling, wake: make(chan struct{}, 1), begun: make(chan struct{}, 1),
 	}
 	return m
 }

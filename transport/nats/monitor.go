@@ -57,7 +57,7 @@ func (m *monitor) add(interest transport.Interest) (*endpoint, error) {
 		}
 	}
 	m.last++
-	e := &endpoint{number: m.last, name: endpointName(interest.Name), subject: Subject(interest.Name), group: interest.Group}
+	e := &endpoint{number: m.last, name: endpointName(interest.Name), subject: Subject(interest.Name), group: queueOf(interest)}
 	m.endpoints[e.number] = e
 	return e, nil
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/nats-io/nats-server/v2/server"
 
+	"github.com/postbus/postbus/internal/torture/proxy"
 	"github.com/postbus/postbus/pubsub"
 	"github.com/postbus/postbus/service"
 	"github.com/postbus/postbus/transport"
@@ -185,6 +186,28 @@ func TestOpenGivesUpWithContext(t *testing.T) {
 	}
 }
 
+// The connection that Open did not wait for comes up after all: it is closed without a word.
+func TestConnectionAfterOpen(t *testing.T) {
+	s := startServer(t, nil)
+	p, c := through(t, s)
+	c.Streams = nil
+	p.Set(proxy.ToClient, proxy.Rule{Hold: true})
+	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+	defer cancel()
+	log := newEvents()
+	if _, err := nats.Open(ctx, c, nats.Options{Logger: slog.New(log)}); !errors.Is(err, transport.ErrTimeout) {
+		t.Errorf("got the error %v", err)
+	}
+	p.Heal()
+	await(t, "the connection has come and gone", func() bool {
+		v, err := s.Varz(nil)
+		return err == nil && v.TotalConnections > 0 && s.NumClients() == 0
+	})
+	if len(log.messages) > 0 {
+		t.Errorf("the log says %q", <-log.messages)
+	}
+}
+
 // TestTooSlow lets more messages come than are kept for a process that does not take them.
 func TestTooSlow(t *testing.T) {
 	s := startServer(t, nil)
@@ -215,6 +238,56 @@ func TestTooSlow(t *testing.T) {
 	if dropped := carrier.Dropped(); dropped == 0 || dropped+taken != n {
 		t.Errorf("%d messages were dropped and %d taken of %d", dropped, taken, n)
 	}
+	if len(log.messages) > 0 {
+		t.Errorf("the log also says %q", <-log.messages)
+	}
+}
+
+// Answers that come faster than the process takes them are counted and logged like other messages.
+func TestTooSlowForAnswers(t *testing.T) {
+	s := startServer(t, nil)
+	carrier, node, log := openLogging(t, config(s), false)
+	resume := make(chan struct{})
+	client := transport.NewGID()
+	taken := make(chan struct{}, 1<<18)
+	_, err := carrier.Receive(transport.Interest{Kind: transport.Response, Name: "x", Client: client}, func(transport.Delivery) {
+		<-resume
+		taken <- struct{}{}
+	})
+	check(t, err)
+	roundTrip(t, node)
+	plain := connect(t, s)
+	const n = 1<<16 + 5000
+	for range n {
+		check(t, plain.Publish(carrier.Address()+"."+client.String()+".1", []byte("x")))
+	}
+	log.await(t, "answers are dropped")
+	close(resume)
+	log.await(t, "answers are taken again")
+	if carrier.Dropped() == 0 || uint64(len(taken))+carrier.Dropped() > n {
+		t.Errorf("%d answers were dropped and %d taken of %d", carrier.Dropped(), len(taken), n)
+	}
+}
+
+// What a server says of each message is logged once for a connection.
+func TestComplaintsAreLoggedOnce(t *testing.T) {
+	s := startServer(t, func(o *server.Options) {
+		o.Users = []*server.User{{Username: "u", Password: "p", Permissions: &server.Permissions{Publish: &server.SubjectPermission{Deny: []string{"secret.>"}}}}}
+	})
+	c := config(s)
+	c.User, c.Password = "u", "p"
+	_, node, log := openLogging(t, c, false)
+	for _, name := range []string{"secret.x", "secret.y"} {
+		pub, err := pubsub.NewPublisher(node, name)
+		check(t, err)
+		for range 100 {
+			check(t, pub.Publish(limited(t), nil))
+		}
+	}
+	roundTrip(t, node)
+	log.await(t, "complains")
+	log.await(t, "complains")
+	check(t, node.Close(limited(t)))
 	if len(log.messages) > 0 {
 		t.Errorf("the log also says %q", <-log.messages)
 	}

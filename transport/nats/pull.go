@@ -57,10 +57,12 @@ type puller struct {
 	size   int // the most that there can be room for
 	label  string
 	logger *slog.Logger
-	wake   chan struct{} // gets an element when there is room again
-	failed bool          // it has been said that there is trouble
-	begun  chan struct{} // gets an element when messages have been asked for, or could not be
-	asked  atomic.Int64  // for so many messages that have not come; the session writes it
+	// settling ends when Close does not wait any longer.
+	settling context.Context
+	wake     chan struct{} // gets an element when there is room again
+	failed   bool          // it has been said that there is trouble
+	begun    chan struct{} // gets an element when messages have been asked for, or could not be
+	asked    atomic.Int64  // for so many messages that have not come; the session writes it
 }
 
 // wants reports whether with so much room it is time to ask for messages.
@@ -311,6 +313,9 @@ func (s *session) end() {
 			}
 			return
 		case <-timeout.C:
+			_ = s.sub.Unsubscribe()
+			return
+		case <-s.settling.Done():
 			_ = s.sub.Unsubscribe()
 			return
 		}

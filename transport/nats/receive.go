@@ -40,10 +40,11 @@ type subscription struct {
 // tracked.
 func (c *Carrier) subscribe(interest transport.Interest, deliver func(transport.Delivery)) (stop func(), err error) {
 	s := &subscription{carrier: c, interest: interest, deliver: deliver, pattern: strings.ContainsAny(interest.Name, "*>")}
+	earlier := c.conn.LastError()
 	if err := s.begin(); err != nil {
 		return nil, fmt.Errorf("nats: %w", err)
 	}
-	if err := s.announce(); err != nil {
+	if err := s.announce(earlier); err != nil {
 		s.stop()
 		return nil, fmt.Errorf("nats: subscribe to %s: %w", s.sub.Subject, err)
 	}
@@ -63,13 +64,36 @@ func (s *subscription) begin() (err error) {
 			return err
 		}
 	}
-	if s.sub, err = c.listen(Subject(s.interest.Name), s.interest.Group, s.handle); err != nil {
+	if s.sub, err = c.listen(Subject(s.interest.Name), queueOf(s.interest), s.handle); err != nil {
 		s.leave()
 		return err
 	}
 	c.subscriptions[s] = struct{}{}
 	return nil
 }
+
+// queueOf returns the name of the queue group for a group without a stream. The server matches it by the name alone, and a group is of one kind and one name or
+// pattern. Servers of one name have the group's own, which those of other programs share.
+func queueOf(in transport.Interest) string {
+	queue := in.Group
+	if queue == "" {
+		return ""
+	}
+	pattern := strings.ContainsAny(in.Name, "*>")
+	switch {
+	case in.Kind == transport.TopicMessage:
+		queue += ":topic"
+	case pattern:
+		queue += ":service"
+	}
+	if pattern {
+		queue += ":" + wildcards.Replace(Subject(in.Name))
+	}
+	return queue
+}
+
+// wildcards writes those of a subject as other escapes are.
+var wildcards = strings.NewReplacer("*", "%2A", ">", "%3E")
 
 // listen has handle called with what comes at a subject, to one of a queue group if it has a name. Close waits
 // until the last call has returned.
@@ -98,8 +122,8 @@ func (c *Carrier) listen(subject, group string, handle nats.MsgHandler) (*nats.S
 }
 
 // announce waits until the server has heard of the subscription, or the connection is lost: then it will
-// with the next one.
-func (s *subscription) announce() error {
+// with the next one. earlier is the last error before.
+func (s *subscription) announce(earlier error) error {
 	conn := s.carrier.conn
 	if !conn.IsConnected() {
 		return nil
@@ -109,7 +133,7 @@ func (s *subscription) announce() error {
 	}
 	// The server does not answer a subscription unless it refuses it, and then before the round trip ends.
 	err := conn.LastError()
-	if errors.Is(err, nats.ErrPermissionViolation) && strings.Contains(err.Error(), fmt.Sprintf("Subscription to %q", s.sub.Subject)) {
+	if err != earlier && errors.Is(err, nats.ErrPermissionViolation) && strings.Contains(err.Error(), fmt.Sprintf("Subscription to %q", s.sub.Subject)) {
 		return fmt.Errorf("%w: %w", transport.ErrRefused, err)
 	}
 	return nil
@@ -224,12 +248,12 @@ func (s *subscription) message(msg *nats.Msg) *transport.Message {
 	return m
 }
 
-// Dropped returns how many messages have been dropped because the process was too slow to take them from
+// Dropped returns how many messages, answers among them, have been dropped because the process was too slow to take them from
 // the connection.
 func (c *Carrier) Dropped() uint64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	n := c.dropped.Load()
+	n := c.dropped.Load() + c.inbox.dropped()
 	for s := range c.subscriptions {
 		n += s.dropped()
 	}
@@ -237,8 +261,10 @@ func (c *Carrier) Dropped() uint64 {
 }
 
 // dropped returns how many messages for the subscription have been dropped.
-func (s *subscription) dropped() uint64 {
-	n, err := s.sub.Dropped()
+func (s *subscription) dropped() uint64 { return droppedOf(s.sub) }
+
+func droppedOf(sub *nats.Subscription) uint64 {
+	n, err := sub.Dropped()
 	if err != nil || n < 0 {
 		return 0 // it has ended
 	}

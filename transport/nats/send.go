@@ -12,7 +12,7 @@ import (
 
 // Send implements transport.Sender. It returns nil when the streams have confirmed the messages that they keep, and when the
 // others are in the buffer of the connection, from where they go to the server at once: what is in it when the connection
-// is lost is lost, too. While there is no connection it fails with the outcome Temporary.
+// is lost is lost, too. While there is no connection it fails with the outcome Temporary. When the network stalls and the buffer is full it may take two seconds longer than ctx: a write that has begun is not given up sooner.
 //
 // Of several messages for a stream some may be taken behind one that fails: when they are sent again with it they are not
 // stored twice, but it comes after them. The next message after a failure is sent alone.

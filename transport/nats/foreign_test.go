@@ -1,0 +1,58 @@
+package nats_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/postbus/postbus/service"
+	"github.com/postbus/postbus/transport"
+)
+
+// The configuration of a client lacks the stream that keeps the service's name: its confirmation is no answer.
+func TestConfirmationIsNoAnswer(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, withJetStream(t))
+	openNode(t, kept(s)) // makes the stream
+	_, node, log := openLogging(t, config(s), false)
+	client, err := service.NewClient(node, "/echo")
+	check(t, err)
+	for range 2 {
+		ctx, cancel := context.WithTimeout(context.Background(), 300*time.Millisecond)
+		if m, err := client.Call(ctx, []byte("hello")); !errors.Is(err, transport.ErrTimeout) {
+			t.Errorf("nobody answers, and the answer is %v, %v", m, err)
+		}
+		cancel()
+	}
+	log.await(t, "belongs to a stream")
+	if len(log.messages) > 0 {
+		t.Errorf("the log also says %q", <-log.messages)
+	}
+	serve(t, node, "/echo")
+	m, err := client.Call(limited(t), []byte("hello"))
+	check(t, err)
+	if string(m.Body) != "HELLO" {
+		t.Errorf("got the answer %q", m.Body)
+	}
+}
+
+// A server whose configuration lacks the stream does not answer a plain publish to it, whose reply subject is the stream's.
+func TestPublishToStreamIsNoRequest(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, withJetStream(t))
+	openNode(t, kept(s))
+	node := openNode(t, config(s))
+	box, _ := receive(t, node, transport.Interest{Kind: transport.Request, Name: "/echo"})
+	js := jetStream(t, s)
+	for _, option := range []jetstream.PublishOpt{jetstream.WithMsgID("1"), jetstream.WithExpectStream("KEPT"), jetstream.WithExpectLastSequence(2)} {
+		_, err := js.Publish(limited(t), "/.echo", []byte("x"), option)
+		check(t, err)
+	}
+	roundTrip(t, node)
+	if n := len(box.all); n > 0 {
+		t.Errorf("%d messages for the stream became requests", n)
+	}
+}

@@ -1,0 +1,50 @@
+package nats_test
+
+import (
+	"testing"
+
+	"github.com/postbus/postbus/transport"
+)
+
+// Groups of one name without a stream are different ones when their kind, name or pattern is: none takes messages from
+// another.
+func TestGroupsAreOfOneInterest(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, nil)
+	node := openNode(t, config(s))
+	boxes := make(map[string]*box)
+	for what, in := range map[string]transport.Interest{
+		"servers of the name":              {Kind: transport.Request, Name: "x.y"},
+		"servers of the pattern":           {Kind: transport.Request, Name: "x.*"},
+		"subscriptions of the name":        {Kind: transport.TopicMessage, Name: "x.y"},
+		"subscriptions of the pattern":     {Kind: transport.TopicMessage, Name: "x.*"},
+		"subscriptions of another pattern": {Kind: transport.TopicMessage, Name: "x.>"},
+	} {
+		in.Group = "g"
+		boxes[what], _ = receive(t, node, in)
+		receive(t, node, in) // a second member, which must not get all
+	}
+	conn := connect(t, s)
+	foreign, err := conn.QueueSubscribeSync("x.y", "g")
+	check(t, err)
+	check(t, conn.Flush())
+	const n = 100
+	topic, client := transport.NewGID(), transport.NewGID()
+	for i := range uint64(n) {
+		check(t, node.Send(limited(t), &transport.Message{Kind: transport.TopicMessage, Name: "x.y", Info: transport.Info{PublisherGID: topic, Sequence: i + 1}}))
+		check(t, node.Send(limited(t), &transport.Message{Kind: transport.Request, Name: "x.y", Info: transport.Info{ClientGID: client, Sequence: i + 1, RequestSequence: i + 1}}))
+	}
+	roundTrip(t, node)
+	for what, box := range boxes {
+		for range 5 { // all but impossible to miss among so many
+			box.next()
+		}
+		if got := len(box.all); got >= n-5 {
+			t.Errorf("%s: one of several members got %d messages", what, got+5)
+		}
+	}
+	check(t, conn.Flush())
+	if waiting, _, err := foreign.Pending(); err != nil || waiting == 0 {
+		t.Errorf("a member of another program got %d messages: %v", waiting, err)
+	}
+}
