@@ -23,6 +23,7 @@ func TestConformance(t *testing.T) {
 		t.Run(mode.name, func(t *testing.T) {
 			var servers sync.Map // of *server.Server by testing.TB
 			transporttest.Run(t, transporttest.Harness{
+				Leftover: []string{leftover},
 				Open: func(t testing.TB) transport.Carrier {
 					found, ok := servers.Load(t)
 					if !ok {

@@ -28,6 +28,7 @@ func kept(s *server.Server) nats.Config {
 func TestConformanceJetStream(t *testing.T) {
 	var servers sync.Map // of *server.Server by testing.TB
 	transporttest.Run(t, transporttest.Harness{
+		Leftover: []string{leftover},
 		Open: func(t testing.TB) transport.Carrier {
 			s, ok := servers.Load(t)
 			if !ok {
