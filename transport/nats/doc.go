@@ -58,7 +58,7 @@
 //
 // # Outages
 //
-// The carrier connects again for ever, to any server of the cluster, after a tenth of a second at first and half a minute in the
+// The carrier connects again for ever, to any server of the cluster, after a tenth of a second at first and 3.2 seconds in the
 // end, less up to a half at random; the interests come back by themselves. Meanwhile Send fails at once with the outcome
 // Temporary, and nothing is buffered: the node tries again, or an outbox keeps the messages. A server that is silent
 // is given up after a minute. What goes wrong in the background is logged, once per change of state.

@@ -151,6 +151,9 @@ func TestChecker(t *testing.T) {
 		{name: "killed on record or not", events: join(durable, acked(1), at(Take, "d", "d#1", 1), at(Ack, "d", "d#1", 1), killed("d#1")),
 			also: func(r *Report) bool { return r.Uncertain == 1 }},
 		{name: "returned", events: join(durable, acked(1), acked(2), at(Take, "d", "d#1", 1), at(Nack, "d", "d#1", 1), handled("d", "d#1", 2, 1))},
+		{name: "not confirmed", events: join(durable, acked(1), at(Take, "d", "d#1", 1), at(Ack, "d", "d#1", 1), at(Unacked, "d", "d#1", 1)),
+			also: func(r *Report) bool { return r.Uncertain == 1 }},
+		{name: "not confirmed, again", events: join(durable, acked(1), acked(2), at(Take, "d", "d#1", 1), at(Ack, "d", "d#1", 1), at(Unacked, "d", "d#1", 1), handled("d", "d#1", 2, 1))},
 		{name: "plain anew", events: join(open("p1", "p#1", Plain), acked(1), handled("p1", "p#1", 1), open("p2", "p#2", Plain), handled("p2", "p#2", 1))},
 
 		{name: "swapped", events: join(durable, published, handled("d", "d#1", 1, 3, 2)), want: map[Violation]int{OutOfOrder: 1}},

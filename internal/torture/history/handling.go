@@ -49,7 +49,8 @@ const (
 	begun     state = iota + 1
 	acking          // between Ack and Done
 	done            // handled
-	returned        // given back, or Ack has failed
+	returned        // given back
+	unacked         // Ack has failed: it has been handled, and may come again
 	uncertain       // acking when its process was killed
 	judged          // begun again after it was done, which is a violation already
 )
@@ -128,7 +129,13 @@ func (c *Checker) step(e Event, at Position, h *handling) {
 		}
 		h.state, h.done = done, at
 		delete(p.unsettled, h)
-	case Unacked, Nack, Unran:
+	case Unacked:
+		if h.process == p && h.state != done && h.state != judged {
+			h.state = unacked
+			c.report.Uncertain++
+			delete(p.unsettled, h)
+		}
+	case Nack, Unran:
 		if h.process == p && h.state != done && h.state != judged {
 			h.state = returned
 			delete(p.unsettled, h)
@@ -147,7 +154,7 @@ func (c *Checker) take(e Event, at Position, r *receiver, s *seen, m *message, h
 		c.violate(Unsaid, fmt.Sprintf("%s got %s, which was said not to have been sent", e.Receiver, name), m.published, m.outcome, at)
 	}
 	again := h != nil
-	if r.mode != Group && !s.inOrder(e.Number, p, again && h.state == returned) && (!again || h.state != done && h.state != judged && h.process.ended) {
+	if r.mode != Group && !s.inOrder(e.Number, p, again && (h.state == returned || h.state == unacked)) && (!again || h.state != done && h.state != judged && h.process.ended) {
 		// Again, in the same process or after it was handled, is a duplicate, which is worse.
 		text := fmt.Sprintf("%s got %s after %d", e.Receiver, name, max(s.highest, s.taken))
 		c.disorders = append(c.disorders, disorder{s, m.sequence, e.Time, found{OutOfOrder, text, []Position{m.published, c.lineOf(s), at}}})
@@ -173,7 +180,7 @@ func (c *Checker) begin(e Event, at Position, r *receiver, h *handling, name str
 			c.violate(Duplicated, fmt.Sprintf("%s got %s again after it had been handled", e.Receiver, name), h.take, h.done, at)
 			h.state = judged
 			return
-		case h.state == returned, h.process.ended:
+		case h.state == returned, h.state == unacked, h.process.ended:
 		case r.mode == Group && e.Time-h.time >= r.lease:
 		default:
 			c.violate(Duplicated, fmt.Sprintf("%s got %s again while it was being handled", e.Receiver, name), h.take, at)
@@ -240,5 +247,5 @@ func (r *receiver) handled(gid string, n int) bool {
 		return false
 	}
 	state := s.handlings[n].state
-	return state == done || state == uncertain || state == judged
+	return state == done || state == uncertain || state == unacked || state == judged
 }

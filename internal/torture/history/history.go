@@ -56,7 +56,7 @@ const (
 	Ack Kind = "ack"
 	// Done: Ack has returned nil. This is what "handled" means.
 	Done Kind = "done"
-	// Unacked: Ack has returned an error.
+	// Unacked: Ack has returned an error, which says that the message, which has been handled, may come again.
 	Unacked Kind = "unacked"
 	// Nack: the message has been given back.
 	Nack Kind = "nack"

@@ -45,7 +45,7 @@ type Report struct {
 
 	Handled   int
 	Again     int // begun again, as it may be after a kill, a Nack or the end of a lease
-	Uncertain int // being put on record when the process was killed
+	Uncertain int // being put on record when the process was killed or the server out of reach
 	Gaps      int
 	Late      int // handled after having been reported missing
 	Dropped   int // by queues that were full
