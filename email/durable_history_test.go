@@ -298,6 +298,7 @@ func (h *history) drain(l *life, in transport.Interest, next int) {
 // TestDurableExpunged: messages that another client deletes before they are read, or read again, hold nobody
 // up; those that are in memory are delivered all the same.
 func TestDurableExpunged(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "state")
 	synctest.Test(t, func(t *testing.T) {
 		var log strings.Builder

@@ -27,6 +27,7 @@ func (n *smtpNet) renew(s *sender) {
 // TestHostileReplies: whatever a server does to its replies, a message that it may have taken is never
 // said to be not sent, and nobody waits for ever.
 func TestHostileReplies(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct {
 		name    string
 		write   func(net.Conn, string) error

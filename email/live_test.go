@@ -84,6 +84,7 @@ func (t *scriptTest) outage(change func()) {
 // TestRenumberedLive: nothing that arrives around the renumbering is lost, nothing comes
 // twice, and nothing that is older than the interest.
 func TestRenumberedLive(t *testing.T) {
+	t.Parallel()
 	for name, change := range map[string]func(*script){
 		"higher UIDs":    func(s *script) { s.renumber(1000) },
 		"lower UIDs":     func(s *script) { s.renumber(1) },

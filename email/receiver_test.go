@@ -400,6 +400,7 @@ func TestWorkCutsBackOffShort(t *testing.T) {
 
 // TestOddInboxes: what servers and other clients do to the inbox.
 func TestOddInboxes(t *testing.T) {
+	t.Parallel()
 	answer := func(f func(c *scriptConn, mails []scriptMail, from, to, partial int)) func(*scriptConn, string, []string) bool {
 		return func(c *scriptConn, command string, args []string) bool {
 			if command != "UID FETCH" {

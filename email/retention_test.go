@@ -125,6 +125,7 @@ func (a *archive) openWith(r Retention, state string) *Carrier {
 
 // TestRetention: finished messages, and only they, are done away with when their time has come.
 func TestRetention(t *testing.T) {
+	t.Parallel()
 	const day = 24 * time.Hour
 	fill := func(a *archive) {
 		a.put(messageMail(t, 1, ""), 3*day)

@@ -24,6 +24,7 @@ type sweepTest struct {
 }
 
 func TestSweep(t *testing.T) {
+	t.Parallel()
 	always := func(prefix, reply string) func(int, string) string {
 		return func(_ int, command string) string {
 			if strings.HasPrefix(command, prefix) {

@@ -44,6 +44,7 @@ func startNATS(t *testing.T, config natsserver.Config) *torture.NATS {
 
 // TestShortNATS: over NATS, too, nothing goes wrong when nothing is broken.
 func TestShortNATS(t *testing.T) {
+	t.Parallel()
 	o := options(t, startNATS(t, natsserver.Config{}))
 	o.Load = torture.Load{Messages: 200, Calls: 20, Publishers: 2, Plains: 1, Durables: 1, Members: 2, Clients: 1, Servers: 1,
 		ServerMode: history.Durable, NackEvery: 50, MaxBody: 2000}
@@ -55,6 +56,7 @@ func TestShortNATS(t *testing.T) {
 
 // TestShortFaultsNATS: nor when connections break, the server is stopped and killed, and so are all others.
 func TestShortFaultsNATS(t *testing.T) {
+	t.Parallel()
 	o := options(t, startNATS(t, natsserver.Config{}))
 	o.Load = torture.Load{Messages: 200, Calls: 10, Publishers: 1, Outboxes: 1, Plains: 1, Durables: 1, Members: 2, Clients: 1, Servers: 1,
 		ServerMode: history.Durable, Lease: 3 * time.Second, NackEvery: 50, MaxBody: 2000, Every: 5 * time.Millisecond, Timeout: 5 * time.Second}
@@ -65,9 +67,10 @@ func TestShortFaultsNATS(t *testing.T) {
 
 // TestSweepNATS: the connection of a publisher, or of a durable subscription, is cut at any byte, in either direction.
 func TestSweepNATS(t *testing.T) {
+	t.Parallel()
 	server := startNATS(t, natsserver.Config{})
 	sweepNATS(t, server, false, 2, 197, 197)
-	sweepNATS(t, server, true, 2, 797, 3331)
+	sweepNATS(t, server, true, 4, 797, 3331)
 }
 
 // sweepNATS cuts after every so many bytes to the server and to the client. When a subscription loses what was on its way, it waits
@@ -130,6 +133,7 @@ func openNATS(ctx context.Context, config *nats.Config) (*transport.Node, error)
 // TestSlowConsumerNATS: a plain subscription does not read until the server gives it up. It goes on when it reads again, with what
 // comes then, and a durable subscription behind the same proxy gets all.
 func TestSlowConsumerNATS(t *testing.T) {
+	t.Parallel()
 	server := startNATS(t, natsserver.Config{MaxPending: 16 << 20})
 	straight, p, through := behindProxy(t, server)
 	node := func(config *nats.Config) *transport.Node {

@@ -12,6 +12,7 @@ import (
 
 // TestOneByteAtATime: it does not matter how the bytes of either side are cut into packets.
 func TestOneByteAtATime(t *testing.T) {
+	t.Parallel()
 	for _, protocol := range []mailserver.Service{mailserver.SMTP, mailserver.IMAP} {
 		t.Run(protocol.String(), func(t *testing.T) {
 			l := newLane(t, protocol)

@@ -1,6 +1,7 @@
 package torture_test
 
 import (
+	"flag"
 	"os"
 	"path/filepath"
 	"testing"
@@ -28,6 +29,7 @@ func TestMain(m *testing.M) {
 	if os.Getenv(workerEnv) != "" {
 		os.Exit(worker.Main(os.Stdin, os.Stderr, plant(os.Getenv(plantEnv))))
 	}
+	_ = flag.Set("test.parallel", "8") // they wait most of the time; what the command line says still counts
 	goleak.VerifyTestMain(m)
 }
 

@@ -2,6 +2,7 @@ package nats_test
 
 import (
 	"context"
+	"flag"
 	"log/slog"
 	"testing"
 	"time"
@@ -13,7 +14,10 @@ import (
 	"github.com/postbus/postbus/transport/nats"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction(leftover)) }
+func TestMain(m *testing.M) {
+	_ = flag.Set("test.parallel", "8") // they wait most of the time; what the command line says still counts
+	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction(leftover))
+}
 
 // leftover is a goroutine of nats.go that waits for ever if an object has been put before it begins, as it may be on
 // a busy machine: the end of ObjectStore.Put takes from it the channel that it is to read.
