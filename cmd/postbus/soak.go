@@ -100,14 +100,11 @@ func (a *app) soak(cmd *cobra.Command, o *soakOptions) (err error) {
 	if !slices.Contains([]string{history.Plain, history.Durable, history.Group}, o.Load.ServerMode) {
 		return usageErrorf("--server-mode: %q is none of plain, durable and group", o.Load.ServerMode)
 	}
+	if err := a.checkServer(o); err != nil {
+		return err
+	}
 	if len(o.Faults) == 1 && o.Faults[0] == "none" {
 		o.Faults = nil
-	}
-	keep := o.Dir != ""
-	if !keep {
-		if o.Dir, err = os.MkdirTemp("", "postbus-soak-"); err != nil {
-			return err
-		}
 	}
 	// The name counts, not the file: tests give one file several names.
 	binary, err := exec.LookPath(os.Args[0])
@@ -116,32 +113,70 @@ func (a *app) soak(cmd *cobra.Command, o *soakOptions) (err error) {
 	}
 	o.Worker = []string{binary, "soak", "worker"}
 	o.Progress = a.stderr
-	done, err := a.soakServer(o, binary)
-	if err != nil {
-		return err
-	}
-	defer done()
-	fmt.Fprintf(a.stdout, "seed %d\n", o.Seed)
-	report, err := torture.Run(cmd.Context(), o.Options)
-	if report != nil {
-		fmt.Fprint(a.stdout, report)
-		if !report.OK() {
-			err = errors.Join(err, errBroken)
+	keep := o.Dir != ""
+	if !keep {
+		if o.Dir, err = os.MkdirTemp("", "postbus-soak-"); err != nil {
+			return err
 		}
 	}
-	if err == nil && !keep {
+	remove := func() error {
+		if keep {
+			return nil
+		}
 		return os.RemoveAll(o.Dir)
+	}
+	stop, err := startServer(o, binary)
+	if err != nil {
+		return errors.Join(err, remove())
+	}
+	fmt.Fprintf(a.stdout, "seed %d\n", o.Seed)
+	report, err := torture.Run(cmd.Context(), o.Options)
+	stop()
+	if report == nil { // it has not begun
+		return errors.Join(err, remove())
+	}
+	fmt.Fprint(a.stdout, report)
+	if !report.OK() {
+		err = errors.Join(err, errBroken)
+	}
+	if err == nil && !keep {
+		return remove()
 	}
 	fmt.Fprintf(a.stdout, "\nThe history is in %s, and the logs are beside it.\n", filepath.Join(o.Dir, "history"))
 	return err
 }
 
-// soakServer finds or starts the server of a soak.
-func (a *app) soakServer(o *soakOptions, binary string) (done func(), err error) {
+// checkServer checks the flags that choose the server.
+func (a *app) checkServer(o *soakOptions) error {
 	switch {
 	case o.carrier != "mail" && o.carrier != "nats":
-		return nil, usageErrorf("--carrier: %q is neither mail nor nats", o.carrier)
-	case o.server == "embedded" && o.carrier == "nats":
+		return usageErrorf("--carrier: %q is neither mail nor nats", o.carrier)
+	case o.server != "embedded" && o.server != "config":
+		return usageErrorf("--server: %q is neither embedded nor config", o.server)
+	case o.server == "embedded":
+		return nil
+	case o.carrier == "nats":
+		return usageErrorf("--server: a soak over NATS runs on no server but its own")
+	}
+	config, err := a.config()
+	switch {
+	case err != nil:
+		return err
+	case len(config.NATS.Servers) > 0:
+		return usageErrorf("--server: the configuration says NATS, and a soak runs on no NATS server but its own (--carrier nats)")
+	case config.Intraprocess:
+		return usageErrorf("--server: the configuration says intraprocess, and the processes of a soak can't hear each other then")
+	}
+	o.Server = torture.NewStock(config)
+	return nil
+}
+
+// startServer starts the server of a soak, unless it is there.
+func startServer(o *soakOptions, binary string) (stop func(), err error) {
+	switch {
+	case o.Server != nil:
+		return func() {}, nil
+	case o.carrier == "nats":
 		server, err := torture.StartNATS([]string{binary, "soak", "nats-server"}, nil, natsserver.Config{Dir: filepath.Join(o.Dir, "nats")})
 		if err != nil {
 			return nil, err
@@ -149,30 +184,13 @@ func (a *app) soakServer(o *soakOptions, binary string) (done func(), err error)
 		o.Server = server
 		o.Load.Timeout = natsTimeout
 		return func() { _ = server.Close() }, nil // it may be dead, which the report says
-	case o.server == "embedded":
-		server, err := torture.StartEmbedded()
-		if err != nil {
-			return nil, err
-		}
-		o.Server = server
-		return func() { _ = server.Close() }, nil // always nil
-	case o.server == "config" && o.carrier == "nats":
-		return nil, usageErrorf("--server: a soak over NATS runs on no server but its own")
-	case o.server == "config":
-		config, err := a.config()
-		if err != nil {
-			return nil, err
-		}
-		if len(config.NATS.Servers) > 0 {
-			return nil, usageErrorf("--server: the configuration says NATS, and a soak runs on no NATS server but its own (--carrier nats)")
-		}
-		if config.Intraprocess {
-			return nil, usageErrorf("--server: the configuration says intraprocess, and the processes of a soak can't hear each other then")
-		}
-		o.Server = torture.NewStock(config)
-		return func() {}, nil
 	}
-	return nil, usageErrorf("--server: %q is neither embedded nor config", o.server)
+	server, err := torture.StartEmbedded()
+	if err != nil {
+		return nil, err
+	}
+	o.Server = server
+	return func() { _ = server.Close() }, nil // always nil
 }
 
 // natsTimeout bounds a publish or call over NATS, by which an answer that was on its way when a connection broke does not come again.

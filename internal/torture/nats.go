@@ -32,8 +32,8 @@ type NATS struct {
 
 var _ Server = (*NATS)(nil)
 
-// natsStart bounds the wait for a server to be ready.
-const natsStart = time.Minute
+// natsPatience bounds the wait for a server to be ready, and to end.
+const natsPatience = time.Minute
 
 // StartNATS starts a server. The command line, with env added to its environment, is that of a process that
 // calls natsserver.Main.
@@ -94,16 +94,23 @@ func (n *NATS) start() error {
 		return err
 	}
 	_, err = stdin.Write(append(config, '\n'))
-	ready := time.AfterFunc(natsStart, func() { _ = cmd.Process.Kill() }) // it may have ended
+	late := time.AfterFunc(natsPatience, func() { _ = cmd.Process.Kill() }) // it may have ended
 	line, readErr := bufio.NewReader(stdout).ReadString('\n')
-	if err == nil && readErr == nil && ready.Stop() {
+	if err == nil {
+		err = readErr
+	}
+	if !late.Stop() {
+		err = fmt.Errorf("it was not ready within %v", natsPatience)
+	}
+	if err == nil {
 		n.url = strings.TrimSpace(line)
 		n.process, n.stdin = cmd, stdin
 		n.config.Port, err = portOf(n.url)
 		return err
 	}
 	_ = cmd.Process.Kill() // it may have ended
-	return fmt.Errorf("torture: the NATS server does not start: %w: %s", cmd.Wait(), said.String())
+	_ = cmd.Wait()         // the state says it
+	return fmt.Errorf("torture: the NATS server does not start: %w (%v): %s", err, cmd.ProcessState, said.String())
 }
 
 func portOf(address string) (int, error) {
@@ -124,7 +131,7 @@ func (n *NATS) stop() error {
 	return n.end(func() error { return n.stdin.Close() })
 }
 
-// end ends the server, unless it is away, and waits until it is gone.
+// end ends the server, unless it is away, and waits until it is gone. One that does not go is killed, which is an error.
 func (n *NATS) end(by func() error) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -134,7 +141,11 @@ func (n *NATS) end(by func() error) error {
 	if err := by(); err != nil {
 		return err
 	}
-	_ = n.process.Wait() // what it says of how it was ended is known
+	late := time.AfterFunc(natsPatience, func() { _ = n.process.Process.Kill() }) // it may have ended
+	_ = n.process.Wait()                                                          // what it says of how it was ended is known
 	n.process = nil
+	if !late.Stop() {
+		return fmt.Errorf("torture: the NATS server did not end within %v and was killed", natsPatience)
+	}
 	return nil
 }

@@ -4,9 +4,12 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -40,6 +43,19 @@ func startNATS(t *testing.T, config natsserver.Config) *torture.NATS {
 		}
 	})
 	return server
+}
+
+// TestNATSThatDoesNotStart: the error says how the process has ended, and what it had to say.
+func TestNATSThatDoesNotStart(t *testing.T) {
+	t.Parallel()
+	binary, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = torture.StartNATS([]string{binary}, []string{natsServerEnv + "=1"}, natsserver.Config{Dir: filepath.Join(binary, "nowhere")})
+	if !errors.Is(err, io.EOF) || !strings.Contains(err.Error(), "exit status 1") || !strings.Contains(err.Error(), "not a directory") {
+		t.Errorf("error %v", err)
+	}
 }
 
 // TestShortNATS: over NATS, too, nothing goes wrong when nothing is broken.
