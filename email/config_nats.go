@@ -64,8 +64,12 @@ type NATSBucket struct {
 func (c *NATS) settings(folder string) value {
 	mapping := c.mapping(folder)
 	return func(p *parser, key string, n *yaml.Node) {
-		if resolve(n).Kind != yaml.MappingNode {
+		switch r := resolve(n); {
+		case r.Kind == yaml.ScalarNode && r.Value != "":
 			text(c.addServer)(p, key, n)
+			return
+		case r.Kind != yaml.MappingNode:
+			p.fail(n, key, errors.New("this must be the URL of a server, such as nats://localhost:4222, or a mapping with the key servers"))
 			return
 		}
 		before := len(p.errs)

@@ -111,8 +111,9 @@ func TestParseConfigNATSErrors(t *testing.T) {
 	stream := func(keys string) string { return servers + "  streams:\n  - name: S\n    names: /a\n" + keys }
 	for _, test := range []struct{ name, text, want string }{
 		{"neither mail nor NATS", "outbox: {file: x}\n", ":1: email: this key is required"},
-		{"nothing", "nats:\n", ":1: nats: this must be a text"},
-		{"a list", "nats: [nats://localhost]\n", ":1: nats: this must be a text"},
+		{"nothing", "nats:\n", ":1: nats: this must be the URL of a server, such as nats://localhost:4222, or a mapping with the key servers"},
+		{"a list", "nats: [nats://localhost]\n", ":1: nats: this must be the URL of a server, such as nats://localhost:4222, or a mapping"},
+		{"an empty text", "nats: ''\n", ":1: nats: this must be the URL of a server"},
 		{"no server", "nats:\n  name: a\n", ":2: nats.servers: this key is required"},
 		{"no servers", "nats:\n  servers: []\n", ":2: nats.servers: this list is empty"},
 		{"a host", "nats: localhost\n", `:1: nats: "localhost" does not begin with nats://, tls://, ws:// or wss://`},
