@@ -23,9 +23,10 @@ type cacheOption time.Duration
 // runs the handler again. One that fails because the time of its own caller is over is run again for those
 // that have more.
 //
-// Results are kept in the process, within CachedAnswers and CachedBytes. Where the carrier has a place for
-// them (transport.CachingCarrier), all servers of the name share them, also those of other processes; their
-// clocks should agree. What goes wrong with that place never fails a request: the handler is run.
+// Results are kept in the process, within CachedAnswers and CachedBytes, until the server is closed. Where the carrier
+// has a place for them (transport.CachingCarrier), all servers of the name share them, also those of other processes. Their
+// clocks should agree: a result is used for longer than ttl by as much as its maker's is ahead, though never for longer than ttl
+// after the place has forgotten it. What goes wrong with that place never fails a request: the handler is run.
 //
 // A ttl that is not greater than 0 is an error. Requests that are taken by Next know nothing of it.
 func Cache(ttl time.Duration) ServerOption { return cacheOption(ttl) }
@@ -38,10 +39,11 @@ type cache struct {
 	shared *sharedResults // nil if the carrier has no place for them
 	mishap func(m *transport.Message, p any) error
 
-	mu       sync.Mutex
-	flights  map[cacheKey]*flight
-	results  results
-	sweeping bool // sweep will be called
+	mu      sync.Mutex
+	flights map[cacheKey]*flight
+	results results
+	sweeper *time.Timer // nil while sweep need not be called
+	closed  bool
 }
 
 // newCache returns the cache that the options ask for, or nil.
@@ -163,11 +165,10 @@ func (c *cache) land(key cacheKey, f *flight) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.flights, key)
-	if f.err == nil {
+	if f.err == nil && !c.closed {
 		c.results.add(key, f.result)
-		if !c.sweeping {
-			c.sweeping = true
-			time.AfterFunc(c.ttl, c.sweep)
+		if c.sweeper == nil {
+			c.sweeper = time.AfterFunc(c.ttl, c.sweep)
 		}
 	}
 	close(f.landed)
@@ -177,8 +178,20 @@ func (c *cache) land(key cacheKey, f *flight) {
 func (c *cache) sweep() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.sweeper = nil
 	c.results.dropOld(time.Now().Add(-c.ttl))
-	if c.sweeping = c.results.len() > 0; c.sweeping {
-		time.AfterFunc(c.ttl, c.sweep)
+	if c.results.len() > 0 {
+		c.sweeper = time.AfterFunc(c.ttl, c.sweep)
+	}
+}
+
+// close drops all results. Requests that are answered later share runs of the handler, which nobody comes after.
+func (c *cache) close() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.closed = true
+	c.results = results{}
+	if c.sweeper != nil {
+		c.sweeper.Stop() // if it runs already, it finds none
 	}
 }

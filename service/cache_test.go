@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"runtime"
 	"strings"
 	"sync"
@@ -252,6 +253,57 @@ func TestCacheIsBounded(t *testing.T) {
 	}
 	if got := runs.Load(); got != most+2 {
 		t.Errorf("the handler has run %d times, want %d", got, most+2)
+	}
+}
+
+// TestCacheEndsWithItsServer: what a server has kept does not stay for its ttl when it, or its node, is closed.
+func TestCacheEndsWithItsServer(t *testing.T) {
+	const size, calls = 1 << 20, 32
+	heap := func() int64 {
+		runtime.GC()
+		runtime.GC() // what has been in a pool, too
+		var stats runtime.MemStats
+		runtime.ReadMemStats(&stats)
+		return int64(stats.HeapAlloc)
+	}
+	for name, end := range map[string]func(*transport.Node, *service.Server) error{
+		"server": func(_ *transport.Node, s *service.Server) error { return s.Close() },
+		"node":   func(n *transport.Node, _ *service.Server) error { return n.Close(t.Context()) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			before := heap()
+			func() {
+				bus := intraprocess.NewBus()
+				node, err := transport.NewNode(bus.Attach(), &transport.Options{Logger: slog.New(slog.DiscardHandler)})
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer node.Close(t.Context())
+				server, err := service.NewServer(node, "/s", service.Cache(time.Hour))
+				if err != nil {
+					t.Fatal(err)
+				}
+				handle := func(context.Context, *transport.Message) ([]byte, error) { return make([]byte, size), nil }
+				if err := server.Handle(handle); err != nil {
+					t.Fatal(err)
+				}
+				other, err := transport.NewNode(bus.Attach(), nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer other.Close(t.Context())
+				client := newClient(t, other, "/s")
+				for i := range calls {
+					call(t, client, fmt.Sprint(i))
+				}
+				if err := end(node, server); err != nil {
+					t.Error(err)
+				}
+			}()
+			if more := heap() - before; more > calls*size/2 {
+				t.Errorf("%d bytes are left of %d", more, calls*size)
+			}
+		})
 	}
 }
 

@@ -65,6 +65,11 @@ func NewServer(node *transport.Node, name string, options ...ServerOption) (*Ser
 		Leftover: s.turnAway,
 		Admit:    s.admit,
 		Refused:  func(d transport.Delivery) { s.kept.forget(d.Message) },
+		Shut: func() {
+			if s.cache != nil {
+				s.cache.close()
+			}
+		},
 	})
 	if err != nil {
 		return nil, fmt.Errorf("server: %w", err)

@@ -3,6 +3,7 @@ package service_test
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -131,6 +132,33 @@ func TestServersShareResults(t *testing.T) {
 			if got := call(t, step.of.client, "q"); got != step.want {
 				t.Errorf("after %v: %s, want %s", step.at, got, step.want)
 			}
+		}
+	})
+}
+
+// TestClockThatIsAhead: a result that seems to be of the future is used for ttl from when it was found, and no longer.
+func TestClockThatIsAhead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPlace()
+		a := newSite(t, with(p), 5*time.Second)
+		call(t, a.client, "q")
+		p.set(func() {
+			for _, value := range p.values { // behind its version it has its time
+				binary.BigEndian.PutUint64(value[1:], uint64(time.Now().Add(24*time.Hour).UnixNano()))
+			}
+		})
+		b := newSite(t, with(p), 5*time.Second)
+		b.runs.Store(100)
+		begin := time.Now()
+		for _, step := range []struct {
+			at   time.Duration
+			want string
+		}{{0, "1"}, {4900 * time.Millisecond, "1"}, {5100 * time.Millisecond, "101"}} {
+			time.Sleep(time.Until(begin.Add(step.at)))
+			if got := call(t, b.client, "q"); got != step.want {
+				t.Errorf("after %v: %s, want %s", step.at, got, step.want)
+			}
+			p.set(func() { clear(p.values) }) // as a place does that forgets
 		}
 	})
 }

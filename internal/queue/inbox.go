@@ -32,6 +32,8 @@ type Options struct {
 	// time, with the time since the last.
 	Silence time.Duration
 	Silent  func(time.Duration)
+	// Shut is called when the inbox is closed or drained, perhaps more than once. It does not block.
+	Shut func()
 }
 
 // Inbox is the receiving half that subscriptions and servers share: a queue that is
@@ -43,6 +45,7 @@ type Inbox struct {
 	admit    func(*Inbox, transport.Delivery) bool
 	leftover Handler
 	detach   func()
+	shutting func()      // nil without Options.Shut
 	silence  *silence    // nil without Options.Silence
 	full     atomic.Bool // a delivery was dropped, and the queue has not been empty since
 
@@ -60,7 +63,7 @@ type Handler func(context.Context, transport.Delivery)
 // Attach states the interest and returns the inbox that is filled with what matches it. The
 // interest's Gap is called from a goroutine of the inbox's own, and so may block.
 func Attach(node *transport.Node, interest transport.Interest, options Options) (*Inbox, error) {
-	in := &Inbox{node: node, name: interest.Name, admit: options.Admit, leftover: options.Leftover}
+	in := &Inbox{node: node, name: interest.Name, admit: options.Admit, leftover: options.Leftover, shutting: options.Shut}
 	if interest.Tracked() {
 		in.Queue = NewTracked(options.QoS.Lifespan)
 	} else {
@@ -215,13 +218,16 @@ func (in *Inbox) Drain(ctx context.Context) error {
 	return err
 }
 
-// shut notes that the inbox is closed, and ends the reports.
+// shut notes that the inbox is closed, ends the reports, and tells who wants to know.
 func (in *Inbox) shut() {
 	in.mu.Lock()
 	in.closed = true
 	in.mu.Unlock()
 	if in.silence != nil {
 		in.silence.end()
+	}
+	if in.shutting != nil {
+		in.shutting()
 	}
 }
 
