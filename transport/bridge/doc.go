@@ -41,6 +41,10 @@
 // subscription hides that there is no server (see package nats), a rule for topics whose pattern stands for the names of services
 // does so, too.
 //
+// By a rule in both directions a name may be served on either side, also next to its caller. So the bridge says nothing at once of a
+// request that only it has taken on the far side: a call that nobody serves ends at its deadline. Where callers
+// are to hear it at once, the names served on each side have a rule in one direction.
+//
 // # Nothing lost
 //
 // A rule with a durable name, or a group, is done with a message when the other side has taken it, and with a

@@ -318,6 +318,23 @@ func TestServiceBothWays(t *testing.T) {
 		if s := sum(b); s.Looped != 2 || s.Answered != 2 {
 			t.Errorf("%+v", s)
 		}
+		// A server next to the caller has nearly all of the time, and whether there is one nobody knows before.
+		serve(t, nodeA, "/near", func(context.Context, *transport.Message) ([]byte, error) {
+			time.Sleep(8 * time.Second)
+			return nil, nil
+		})
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		if _, err := newClient(t, nodeA, "/near").Call(ctx, nil); err != nil {
+			t.Error(err)
+		}
+		begin := time.Now()
+		ctx, cancel = context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		_, err := newClient(t, nodeA, "/nobody").Call(ctx, nil)
+		if answer, took := remote(t, err), time.Since(begin); answer.Code != bridge.CodeDeadline || took != 9*time.Second {
+			t.Errorf("got %+v after %v", answer, took)
+		}
 	})
 }
 
