@@ -180,6 +180,10 @@ func (l *claim) read(ctx context.Context) (record claimed, number uint64, err er
 	if number > 0 && json.Unmarshal(word, &record) != nil {
 		record = claimed{} // not of our making
 	}
+	if !canAnswer(record.Holder) { // who wrote that must not have the server do something in this carrier's name
+		record.Holder = ""
+	}
+	record.Left = max(record.Left, 0)
 	if l.sub != nil && record.Holder == l.sub.Subject {
 		l.number = number
 	}

@@ -1,10 +1,12 @@
 package nats_test
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
 	natsgo "github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 )
 
 // A request of somebody who means ill names a reply subject at which an answer would end the server's connection, or
@@ -35,4 +37,26 @@ func TestHostileReplySubject(t *testing.T) {
 		t.Errorf("the log says %q", m)
 	default:
 	}
+}
+
+// Who can write to the book of a stream does not borrow the rights of the nodes that read it.
+func TestHostileHolder(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, withJetStream(t))
+	node, js := openNode(t, kept(s)), jetStream(t, s)
+	_, err := js.CreateStream(limited(t), jetstream.StreamConfig{Name: "VICTIM", Subjects: []string{"victim"}})
+	check(t, err)
+	pub := newPublisher(node)
+	for i, record := range []string{`{"holder":"$JS.API.STREAM.DELETE.VICTIM"}`, `{"holder":"a..b"}`, `{"holder":">"}`, `{"left":-1}`, `{"holder":1}`, "x"} {
+		in := durable()
+		in.Durable = fmt.Sprintf("d%d", i)
+		_, err = js.Publish(limited(t), "$POSTBUS.book.KEPT.claim.durable-"+in.Durable, []byte(record))
+		check(t, err)
+		got, stop := receive(t, node, in) // nobody has the name
+		pub.publish(t, 1)
+		ack(t, got.next())
+		stop()
+	}
+	_, err = js.Stream(limited(t), "VICTIM")
+	check(t, err)
 }
