@@ -37,33 +37,41 @@ func ParseID(s string) ID {
 		s = s[1 : len(s)-1]
 	}
 	left, host, ok := strings.Cut(s, "@")
-	number, gidText, ok2 := strings.Cut(left, ".")
-	if !ok || !ok2 || host == "" {
-		return ID{rest: s}
-	}
-	seq, err := strconv.ParseUint(number, 10, 64)
-	if err != nil {
-		return ID{rest: s}
-	}
-	gid, err := ParseGID(gidText)
-	if err != nil || len(gidText) != hex.EncodedLen(len(gid)) || gid.IsZero() {
+	dot := len(left) - 1 - hex.EncodedLen(len(GID{}))
+	if !ok || host == "" || dot < 1 || left[dot] != '.' {
 		return ID{rest: s}
 	}
 	// Only the canonical form is ours, so that String gives back what was read.
-	if len(number) > 1 && number[0] == '0' || hasUpperCase(gidText) {
+	seq, err := strconv.ParseUint(left[:dot], 10, 64)
+	gid, ok := lowerHex(left[dot+1:])
+	if err != nil || !ok || gid.IsZero() || dot > 1 && left[0] == '0' {
 		return ID{rest: s}
 	}
 	return NewID(gid, seq, host)
 }
 
-func hasUpperCase(s string) bool {
-	for i := range len(s) {
-		if c := s[i]; 'A' <= c && c <= 'Z' {
-			return true
+// lowerHex reads 32 hexadecimal digits in lower case.
+func lowerHex(s string) (g GID, ok bool) {
+	for i := range g {
+		high, low := lowerDigits[s[2*i]], lowerDigits[s[2*i+1]]
+		if high|low > 0xf {
+			return GID{}, false
 		}
+		g[i] = high<<4 | low
 	}
-	return false
+	return g, true
 }
+
+// lowerDigits are the values of the hexadecimal digits; what is none has 0xff.
+var lowerDigits = func() (values [256]byte) {
+	for c := range values {
+		values[c] = 0xff
+	}
+	for value, c := range []byte("0123456789abcdef") {
+		values[c] = byte(value)
+	}
+	return values
+}()
 
 // IsZero reports whether id is the zero ID.
 func (id ID) IsZero() bool { return id.gid.IsZero() && id.rest == "" }

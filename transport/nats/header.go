@@ -38,24 +38,26 @@ const (
 // codeError is the code of an error of a micro service that is no number: that of HTTP for a server's.
 const codeError = 500
 
-// slot is a field that most messages have: it has a place of its own in an envelope.
+// slot is a field that most messages have: it has a place of its own in an envelope. First come those of
+// all messages, then those of requests and answers.
 type slot uint8
 
 const (
 	slotID slot = iota
-	slotInReplyTo
 	slotSourceTime
 	slotPublisher
 	slotSequence
 	slotClient
 	slotRequest
 	slotDeadline
+	slotInReplyTo
+	slotSubject
 	slots
 )
 
 var slotFields = [slots]string{
-	headerID, headerInReplyTo, transport.HeaderSourceTimestamp, transport.HeaderPublisherGID, transport.HeaderPublisherSequence,
-	transport.HeaderClientGID, transport.HeaderRequestSequence, transport.HeaderDeadline,
+	headerID, transport.HeaderSourceTimestamp, transport.HeaderPublisherGID, transport.HeaderPublisherSequence,
+	transport.HeaderClientGID, transport.HeaderRequestSequence, transport.HeaderDeadline, headerInReplyTo, headerSubject,
 }
 
 // envelope is what a message is made ready in, one after the other. The header keeps the fields of the slots that the last
@@ -136,11 +138,11 @@ func (e *envelope) fillGID(s slot, g transport.GID) {
 }
 
 // fillID fills a slot with an ID, and returns its text, which is valid until the next one is filled.
-func (e *envelope) fillID(s slot, id transport.ID) ([]byte, error) {
+func (e *envelope) fillID(s slot, id transport.ID) []byte {
 	start := len(e.text)
 	e.text, _ = id.AppendText(e.text) // it never fails
 	e.fill(s)
-	return e.text[start:], validID(e.text[start:])
+	return e.text[start:]
 }
 
 // finish makes the header have the slots that were filled, and no others.
@@ -151,12 +153,17 @@ func (e *envelope) finish() {
 		start = p.end
 		filled |= 1 << p.slot
 	}
-	for s := slot(0); filled != e.present && s < slots; s++ {
-		switch bit := uint16(1) << s; {
-		case filled&^e.present&bit != 0:
-			e.msg.Header[slotFields[s]] = e.slots[s : s+1 : s+1]
-		case e.present&^filled&bit != 0:
+	if filled == e.present {
+		return
+	}
+	for s := range slots { // first, so that the map does not grow
+		if e.present&^filled&(1<<s) != 0 {
 			delete(e.msg.Header, slotFields[s])
+		}
+	}
+	for s := range slots {
+		if filled&^e.present&(1<<s) != 0 {
+			e.msg.Header[slotFields[s]] = e.slots[s : s+1 : s+1]
 		}
 	}
 	e.present = filled
@@ -168,17 +175,25 @@ func (e *envelope) write(m *transport.Message, address string) error {
 		return err
 	}
 	e.msg.Data = m.Body
-	id, err := e.fillID(slotID, m.ID)
-	if err != nil {
-		return fmt.Errorf("the message's ID: %w", err)
-	}
+	id := e.fillID(slotID, m.ID)
+	_, _, own := m.ID.Origin()
 	if at := len(id) - len(address) - 1; at < 0 || id[at] != '@' || string(id[at+1:]) != address {
 		e.set(headerFrom, address)
+		own = false
+	}
+	if !own { // else there is nothing in it that could be wrong
+		if err := validID(id); err != nil {
+			return fmt.Errorf("the message's ID: %w", err)
+		}
 	}
 	if !m.InReplyTo.IsZero() {
-		if _, err := e.fillID(slotInReplyTo, m.InReplyTo); err != nil {
+		if err := validID(e.fillID(slotInReplyTo, m.InReplyTo)); err != nil {
 			return fmt.Errorf("the ID of the request that is answered: %w", err)
 		}
+	}
+	if m.Kind == transport.Response || m.Kind == transport.ErrorResponse {
+		e.text = append(e.text, m.Name...)
+		e.fill(slotSubject)
 	}
 	e.writeInfo(m)
 	e.writeContent(m)
@@ -331,11 +346,12 @@ func validID[T string | []byte](id T) error {
 
 // nanoseconds returns t in nanoseconds since the Unix epoch, or the nearest number that there is.
 func nanoseconds(t time.Time) int64 {
-	n := t.UnixNano()
+	const most = math.MaxInt64 / int64(time.Second)
+	n, seconds := t.UnixNano(), t.Unix()
 	switch {
-	case time.Unix(0, n).Equal(t):
+	case -most < seconds && seconds < most, time.Unix(0, n).Equal(t):
 		return n
-	case t.Unix() < 0:
+	case seconds < 0:
 		return math.MinInt64
 	}
 	return math.MaxInt64

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -27,6 +28,21 @@ type flight struct {
 	taken   int             // so many of msgs have been taken
 	under   []*confirmation // of those that come then
 	news    chan struct{}   // gets an element when one has been confirmed
+}
+
+// flights are those that have ended: most messages have one of their own, and need nothing of it.
+var flights = sync.Pool{New: func() any { return new(flight) }}
+
+func newFlight(c *Carrier, msgs []*transport.Message) *flight {
+	f := flights.Get().(*flight)
+	f.carrier, f.msgs = c, msgs
+	return f
+}
+
+// end ends a flight of which nothing is on its way any more.
+func (f *flight) end() {
+	*f = flight{news: f.news} // news of before do no harm
+	flights.Put(f)
 }
 
 // add sends the next message to the stream that keeps it. When a message has not been taken lately, the next one is waited for

@@ -17,10 +17,11 @@ import (
 // Of several messages for a stream some may be taken behind one that fails: when they are sent again with it they are not
 // stored twice, but it comes after them. The next message after a failure is sent alone.
 func (c *Carrier) Send(ctx context.Context, msgs ...*transport.Message) error {
-	f := flight{carrier: c, msgs: msgs}
+	f := newFlight(c, msgs)
+	defer f.end()
 	var failed *transport.SendError
 	for _, m := range msgs {
-		if failed = c.send(ctx, &f, m); failed != nil {
+		if failed = c.send(ctx, f, m); failed != nil {
 			break
 		}
 	}
@@ -59,14 +60,14 @@ func (c *Carrier) send(ctx context.Context, f *flight, m *transport.Message) *tr
 	if failed := f.await(ctx, 0); failed != nil {
 		return failed
 	}
-	failed := c.publish(e)
-	if failed == nil {
-		f.taken++
-		if to.endpoint != 0 {
-			c.monitor.answered(to, m)
-		}
+	if failed := c.publish(e); failed != nil {
+		return failed
 	}
-	return failed
+	f.taken++
+	if to.endpoint != 0 {
+		c.monitor.answered(to, m)
+	}
+	return nil
 }
 
 // address makes a message ready to be sent where it belongs: an answer to the reply address that it returns.
@@ -92,7 +93,6 @@ func (c *Carrier) address(e *envelope, m *transport.Message) (to replyAddress, e
 			e.writePlain(m)
 			return to, nil
 		}
-		e.set(headerSubject, m.Name)
 	}
 	return to, e.write(m, c.inbox.address)
 }
