@@ -82,7 +82,20 @@ type part struct {
 // usualFields is how many fields a message has at most, as a rule. Go's maps are much faster up to this size.
 const usualFields = 8
 
-var envelopes = sync.Pool{New: func() any { return newEnvelope() }}
+// envelopes are those that have been used, by the kind of message that they were used for: the next of the kind has the same fields.
+var envelopes [transport.ErrorResponse + 1]sync.Pool
+
+func envelopesOf(kind transport.Kind) *sync.Pool {
+	return &envelopes[min(kind, transport.ErrorResponse)] // others can't be sent
+}
+
+// envelopeFor returns an envelope for a message of a kind.
+func envelopeFor(kind transport.Kind) *envelope {
+	if e, ok := envelopesOf(kind).Get().(*envelope); ok {
+		return e
+	}
+	return newEnvelope()
+}
 
 func newEnvelope() *envelope {
 	return &envelope{
@@ -92,13 +105,13 @@ func newEnvelope() *envelope {
 	}
 }
 
-// release gives an envelope back, whose message has been written.
-func (e *envelope) release() {
+// release gives an envelope back, whose message has been written. It was of that kind.
+func (e *envelope) release(kind transport.Kind) {
 	if len(e.msg.Header) > usualFields {
 		return // its map has grown for good
 	}
 	e.reset()
-	envelopes.Put(e)
+	envelopesOf(kind).Put(e)
 }
 
 // reset makes the envelope ready for the next message.

@@ -134,8 +134,8 @@ func (b *inbox) nameOf(client transport.GID) string {
 
 // subject returns the reply subject of a request.
 func (b *inbox) subject(m *transport.Message) string {
-	text := make([]byte, 0, len(b.address)+1+32+1+20)
-	text = append(text, b.address...)
+	var room [128]byte // mostly enough
+	text := append(room[:0], b.address...)
 	text = append(text, '.')
 	text, _ = m.Info.ClientGID.AppendText(text) // it never fails
 	text = append(text, '.')
@@ -283,8 +283,8 @@ const plainMark = " plain" // no subject has a blank
 
 // String returns the text that parseReply reads.
 func (r replyAddress) String() string {
-	text := make([]byte, 0, len(r.subject)+len(plainMark)+1+20+1+20)
-	text = append(text, r.subject...)
+	var room [128]byte // mostly enough
+	text := append(room[:0], r.subject...)
 	if r.plain {
 		text = append(text, plainMark...)
 	}

@@ -43,8 +43,8 @@ func (c *Carrier) send(ctx context.Context, f *flight, m *transport.Message) *tr
 	if c.closed.Load() {
 		return &transport.SendError{Outcome: transport.Permanent, Err: c.closedError()}
 	}
-	e := envelopes.Get().(*envelope)
-	defer e.release()
+	e := envelopeFor(m.Kind)
+	defer e.release(m.Kind)
 	to, err := c.address(e, m)
 	if err != nil {
 		return &transport.SendError{Outcome: transport.Permanent, Err: err}
