@@ -29,6 +29,27 @@ func natsServer(t *testing.T, streams ...email.NATSStream) natsGround {
 	return natsGround{config: email.NATS{Servers: []string{s.ClientURL()}, Streams: streams}, word: word()}
 }
 
+// connection opens a connection of nats.go for a test.
+func (g natsGround) connection(t *testing.T) *natsgo.Conn {
+	t.Helper()
+	conn, err := g.connect()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(conn.Close)
+	return conn
+}
+
+// jetStream is connection for the streams.
+func (g natsGround) jetStream(t *testing.T) jetstream.JetStream {
+	t.Helper()
+	js, err := jetstream.New(g.connection(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return js
+}
+
 // natsStreamOfAll keeps what the bench sends.
 var natsStreamOfAll = email.NATSStream{Name: "ALL", Names: []string{"u1.>", "/bench/>"}}
 
@@ -71,11 +92,7 @@ func TestNATSFloorIsAlike(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			g := natsServer(t, c.streams...)
-			conn, err := g.connect()
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer conn.Close()
+			conn := g.connection(t)
 			all, err := conn.SubscribeSync(">")
 			if err != nil {
 				t.Fatal(err)
@@ -121,15 +138,7 @@ func nextMessage(t *testing.T, sub *natsgo.Subscription) *natsgo.Msg {
 // A run on configured servers uses their stream, and leaves nothing behind in it but what was there.
 func TestConfiguredNATS(t *testing.T) {
 	g := natsServer(t, natsStreamOfAll)
-	conn, err := g.connect()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	js, err := jetstream.New(conn)
-	if err != nil {
-		t.Fatal(err)
-	}
+	js := g.jetStream(t)
 	run := func() {
 		bed := Configured{Config: email.Config{NATS: g.config}}
 		load := Load{Publishers: 2, Subscribers: 1, InFlight: 4, Count: 40, WarmUp: 4, Payload: 10}
@@ -159,15 +168,7 @@ func TestConfiguredNATS(t *testing.T) {
 // What a stream does not take ends the load.
 func TestNATSFloorNotices(t *testing.T) {
 	g := natsServer(t, natsStreamOfAll)
-	conn, err := g.connect()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	js, err := jetstream.New(conn)
-	if err != nil {
-		t.Fatal(err)
-	}
+	js := g.jetStream(t)
 	full := jetstream.StreamConfig{Name: natsStreamOfAll.Name, Subjects: []string{nats.Subject("/bench/>")}, MaxMsgs: 3, Discard: jetstream.DiscardNew}
 	if _, err := js.CreateStream(t.Context(), full); err != nil {
 		t.Fatal(err)
