@@ -117,7 +117,7 @@ func natsConfig(c email.NATS) nats.Config {
 	config := nats.Config{
 		Servers: c.Servers, Name: c.Name, Version: c.Version, Description: c.Description,
 		User: c.User, Password: c.Password, Token: c.Token, Credentials: c.Credentials, NKey: c.NKey, Insecure: c.Insecure,
-		CA: c.CA, Certificate: c.Certificate, Key: c.Key, InboxPrefix: c.InboxPrefix,
+		CA: c.CA, Certificate: c.Certificate, Key: c.Key, InboxPrefix: c.InboxPrefix, MaxPayload: c.MaxPayload,
 		Objects: nats.Objects(c.Objects),
 		Cache:   nats.Cache{Bucket: c.Cache.Bucket, MaxBytes: c.Cache.MaxBytes, Storage: c.Cache.Storage, Replicas: c.Cache.Replicas},
 	}

@@ -32,6 +32,8 @@ type NATS struct {
 	CA, Certificate, Key []byte
 	// InboxPrefix is where the subjects of its inboxes begin.
 	InboxPrefix string
+	// MaxPayload is how many bytes a message may have, header included, if that is less than the server says.
+	MaxPayload int64
 	// Streams keep the messages of some names; the bucket Objects keeps bodies that are too large for the
 	// server, and Cache results that servers of a service share. A bucket without a name is none.
 	Streams []NATSStream
@@ -102,6 +104,7 @@ func (c *NATS) mapping(folder string) value {
 		{key: "version", value: matching(&c.Version, natsVersion, "three numbers, as in 1.0.0")},
 		{key: "description", value: text(func(s string) error { c.Description = s; return nil })},
 		{key: "inbox-prefix", value: matching(&c.InboxPrefix, natsPrefix, "tokens of letters, digits, _ and -")},
+		{key: "max-payload", value: limit(&c.MaxPayload)},
 		{key: "user", value: text(func(s string) error { c.User = s; return nil })},
 		{key: "credentials", value: path(&c.Credentials)},
 		{key: "nkey", value: path(&c.NKey)},

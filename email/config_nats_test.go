@@ -19,6 +19,7 @@ const natsFull = `nats:
   version: 1.2.3-rc.1
   description: Drives about
   inbox-prefix: _INBOX_robot.a
+  max-payload: 65536
   user: robot
   password-file: password
   insecure: true
@@ -72,7 +73,7 @@ func TestParseConfigNATS(t *testing.T) {
 		{"a password in the URL", "nats: nats://me:it@localhost\n", with(func(c *email.NATS) { c.Servers = []string{"nats://me:it@localhost"} })},
 		{"everything", natsFull, email.Config{NATS: email.NATS{
 			Servers: []string{"nats://a.example.com", "tls://b.example.com:4223"},
-			Name:    "robot", Version: "1.2.3-rc.1", Description: "Drives about", InboxPrefix: "_INBOX_robot.a",
+			Name:    "robot", Version: "1.2.3-rc.1", Description: "Drives about", InboxPrefix: "_INBOX_robot.a", MaxPayload: 65536,
 			User: "robot", Password: "from a file", Insecure: true, CA: []byte("CA"), Certificate: []byte("CERT"), Key: []byte("KEY"),
 			Streams: []email.NATSStream{
 				{Name: "ORDERS", Names: []string{"/orders/>", "jobs.*"}, Storage: "memory", Replicas: 3, MaxAge: 720 * time.Hour, MaxBytes: 5e9, MaxMessages: 10, Duplicates: 10 * time.Minute},
@@ -127,6 +128,7 @@ func TestParseConfigNATSErrors(t *testing.T) {
 		{"name", servers + "  name: my robot\n", `:3: nats.name: "my robot" is not letters, digits, _ and -`},
 		{"version", servers + "  version: v1\n", `:3: nats.version: "v1" is not three numbers, as in 1.0.0`},
 		{"inbox", servers + "  inbox-prefix: _INBOX.>\n", `:3: nats.inbox-prefix: "_INBOX.>" is not tokens of`},
+		{"payload", servers + "  max-payload: 0\n", ":3: nats.max-payload: this must be greater than 0"},
 		{"user alone", servers + "  user: me\n", ":2: nats: user and password belong together"},
 		{"password alone", servers + "  password: secret\n", ":2: nats: user and password belong together"},
 		{"two passwords", servers + "  user: me\n  password: secret\n  password-file: password\n", ":5: nats.password-file: at most one of the keys password, password-file and password-env is possible"},

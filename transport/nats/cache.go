@@ -62,7 +62,8 @@ func (k Cache) complete() (Cache, error) {
 // cache is where results are shared.
 type cache struct {
 	Cache
-	js jetstream.JetStream
+	js   jetstream.JetStream
+	fits func(*nats.Msg) error // of the carrier
 
 	mu     sync.Mutex
 	values jetstream.KeyValue // nil until it has been found or created, and again after it has failed
@@ -167,7 +168,10 @@ func (k *cache) Put(ctx context.Context, key string, value []byte, ttl time.Dura
 		return err
 	}
 	msg := &nats.Msg{Subject: "$KV." + k.Bucket + "." + key, Data: value}
-	_, err := k.js.PublishMsg(ctx, msg, jetstream.WithMsgTTL(wholeSeconds(ttl)), jetstream.WithRetryAttempts(0))
+	err := k.fits(msg)
+	if err == nil {
+		_, err = k.js.PublishMsg(ctx, msg, jetstream.WithMsgTTL(wholeSeconds(ttl)), jetstream.WithRetryAttempts(0))
+	}
 	var api *jetstream.APIError
 	switch {
 	case err == nil:

@@ -155,9 +155,21 @@ func (c *Carrier) noteConnected(conn *nats.Conn) {
 // nats.go does not know.
 func (c *Carrier) noteEnd(conn *nats.Conn) {
 	if !c.closed.Load() {
-		c.logger.Error("nats: the connection has ended for good, the node must be opened anew", "servers", c.config.where(), "error", conn.LastError())
+		c.logger.Error("nats: the connection has ended for good, the node must be opened anew", "servers", c.config.where(), "error", endOf(conn))
 	}
 	c.ending.Done()
+}
+
+// endOf returns why a connection has ended for good, and what to do if that is known.
+func endOf(conn *nats.Conn) error {
+	err := conn.LastError()
+	switch {
+	case err == nil:
+		return nats.ErrConnectionClosed
+	case strings.Contains(strings.ToLower(err.Error()), "maximum payload"):
+		return fmt.Errorf("%w: the server takes less than it has said; set max-payload to what it takes", err)
+	}
+	return err
 }
 
 // complaints are what a server has said since the connection was made: it says the same of each message.
@@ -209,7 +221,7 @@ func (c *Carrier) Address() string { return c.inbox.address }
 // cluster, what is published at the same server). While there is no connection it does not wait, and the interest begins with the next one.
 func (c *Carrier) Receive(interest transport.Interest, deliver func(transport.Delivery)) (stop func(), err error) {
 	switch {
-	case c.closed.Load():
+	case c.closed.Load(), c.conn.IsClosed():
 		return nil, c.closedError()
 	case interest.Kind == transport.Response || interest.Kind == transport.Undeliverable:
 		return c.inbox.receive(interest, deliver)
@@ -222,7 +234,11 @@ func (c *Carrier) Receive(interest transport.Interest, deliver func(transport.De
 	return c.subscribe(interest, deliver)
 }
 
+// closedError returns the error of a carrier that has been closed, or whose connection has ended for good.
 func (c *Carrier) closedError() error {
+	if !c.closed.Load() {
+		return fmt.Errorf("the connection to %s is %w for good (%w); the node must be opened anew", c.config.where(), transport.ErrClosed, endOf(c.conn))
+	}
 	return fmt.Errorf("nats carrier is %w", transport.ErrClosed)
 }
 

@@ -45,6 +45,11 @@ type Config struct {
 	// whose users may not read each other's answers gives each its own. It has 256 bytes at most.
 	InboxPrefix string
 
+	// MaxPayload is how many bytes a message may have, header included; zero means what the server says (max_payload). A
+	// server ends the connection of whoever sends more than it takes, for good, and may take less than it has said: it tells what an
+	// account is allowed after the login, if at all, and not that a limit has been lowered. 1024 is the least, and 65,536 with streams or buckets.
+	MaxPayload int64
+
 	// Streams are the streams of JetStream that keep messages, for interests with Durable, Group or Last. Objects says where
 	// bodies are kept that are too large for the server.
 	Streams []Stream
@@ -72,6 +77,8 @@ const (
 	defaultInbox   = "_INBOX"
 	// maxInboxPrefix leaves room for the rest of a reply subject within maxReply.
 	maxInboxPrefix = 256
+	// leastPayload is what messages need for their headers, and leastKept what is written down about those of streams.
+	leastPayload, leastKept = 1 << 10, 1 << 16
 )
 
 // The time limits of a connection.
@@ -123,10 +130,24 @@ func (c Config) complete(inProcess bool) (Config, error) {
 	if len(c.InboxPrefix) > maxInboxPrefix {
 		return c, fmt.Errorf("inbox-prefix: it has %d bytes, %d are allowed", len(c.InboxPrefix), maxInboxPrefix)
 	}
+	if err := c.checkPayload(); err != nil {
+		return c, err
+	}
 	if err := c.checkIdentity(inProcess); err != nil {
 		return c, err
 	}
 	return c.completeStreams()
+}
+
+func (c Config) checkPayload() error {
+	least := int64(leastPayload)
+	if len(c.Streams) > 0 || c.Objects.Bucket != "" || c.Cache.Bucket != "" {
+		least = leastKept
+	}
+	if c.MaxPayload != 0 && c.MaxPayload < least {
+		return fmt.Errorf("max-payload: %d; %d is the least: %d, or %d with streams or buckets", c.MaxPayload, least, leastPayload, leastKept)
+	}
+	return nil
 }
 
 // reconnectDelay returns how long to wait when all servers have been tried so many times. It grows to 3.2 seconds and not to

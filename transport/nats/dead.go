@@ -110,7 +110,9 @@ func (c *consumer) writeLetter(ctx context.Context, t *ticket, reason string) er
 	case !errors.Is(err, jetstream.ErrMsgNotFound): // else the stream's limits have removed it
 		return c.stream.failure(err)
 	}
-	_, err = js.PublishMsg(ctx, letter, jetstream.WithRetryAttempts(0))
+	if err = c.stream.carrier.fits(letter); err == nil {
+		_, err = js.PublishMsg(ctx, letter, jetstream.WithRetryAttempts(0))
+	}
 	if errors.Is(err, nats.ErrMaxPayload) { // with the fields that it has now
 		letter.Data = nil
 		delete(letter.Header, headerDeadKind)

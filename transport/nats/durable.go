@@ -30,7 +30,7 @@ func (c *Carrier) openStreams(ctx context.Context) error {
 		c.bucket = &bucket{Objects: c.config.Objects, carrier: c, reading: make(chan struct{}, objectsAtOnce)}
 	}
 	if c.config.Cache.Bucket != "" {
-		c.cache = &cache{Cache: c.config.Cache, js: js}
+		c.cache = &cache{Cache: c.config.Cache, js: js, fits: c.fits}
 	}
 	if !c.conn.IsConnected() {
 		return nil

@@ -302,6 +302,8 @@ func TestInvalidConfig(t *testing.T) {
 		"in the URL of a server: at most": func(c *nats.Config) { c.Servers, c.NKey = []string{"nats://secret@127.0.0.1"}, "a" },
 		"\"http://x\" does not":           func(c *nats.Config) { c.Servers = []string{"http://secret@x"} },
 		"inbox-prefix: it has":            func(c *nats.Config) { c.InboxPrefix = strings.Repeat("a", 300) },
+		"max-payload: 1000; 1024 is":      func(c *nats.Config) { c.MaxPayload = 1000 },
+		"max-payload: 1024; 65536 is":     func(c *nats.Config) { c.MaxPayload, c.Objects.Bucket = 1024, "b" },
 		"there is no user":                func(c *nats.Config) { c.Password = "secret" },
 		"ca: there is no":                 func(c *nats.Config) { c.CA = []byte("x") },
 		"certificate, key: ":              func(c *nats.Config) { c.Certificate = []byte("x") },

@@ -1,6 +1,7 @@
 package nats
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -43,6 +44,8 @@ const (
 	objectsAtOnce = 4
 	// objectTimeout bounds the way of a body into the bucket or out of it.
 	objectTimeout = 30 * time.Second
+	// objectChunk is how many bytes of a body go to the server at a time.
+	objectChunk = 128 << 10
 	// headerObject is the field with the name of the body in the bucket.
 	headerObject = "Body-Object"
 )
@@ -156,7 +159,8 @@ func (b *bucket) put(ctx context.Context, name string, body []byte) error {
 	if err == nil && info.Size == uint64(len(body)) && time.Since(info.ModTime) < b.MaxAge/2 {
 		return nil // the message is sent again, and its body is kept for long enough
 	}
-	if _, err := store.PutBytes(ctx, name, body); err != nil {
+	meta := jetstream.ObjectMeta{Name: name, Opts: &jetstream.ObjectMetaOptions{ChunkSize: uint32(min(objectChunk, b.carrier.maxPayload()))}}
+	if _, err := store.Put(ctx, meta, bytes.NewReader(body)); err != nil {
 		return fmt.Errorf("bucket %s: %w", b.Bucket, b.failure(err))
 	}
 	return nil
@@ -211,7 +215,7 @@ func readObject(ctx context.Context, store jetstream.ObjectStore, name string) (
 
 // outsource puts the body of a message that is ready into the bucket, if the server would not take the message as it is.
 func (c *Carrier) outsource(ctx context.Context, e *envelope, m *transport.Message) *transport.SendError {
-	if c.bucket == nil || len(e.msg.Data) == 0 || !c.conn.IsConnected() || int64(e.size()) <= c.conn.MaxPayload() || e.msg.Header[headerID] == nil {
+	if c.bucket == nil || len(e.msg.Data) == 0 || !c.conn.IsConnected() || int64(e.size()) <= c.maxPayload() || e.msg.Header[headerID] == nil {
 		return nil
 	}
 	if err := c.bucket.put(ctx, m.ID.String(), e.msg.Data); err != nil {
@@ -224,15 +228,7 @@ func (c *Carrier) outsource(ctx context.Context, e *envelope, m *transport.Messa
 
 // size returns about how many bytes the server counts of the message: not less, and with room for the fields that
 // are added for a stream.
-func (e *envelope) size() int {
-	n := len(e.msg.Data) + 2*maxID + 256
-	for field, values := range e.msg.Header {
-		for _, value := range values {
-			n += len(field) + len(value) + 4
-		}
-	}
-	return n
-}
+func (e *envelope) size() int { return payload(&e.msg) + 2*maxID + 256 }
 
 // bodyOf gets the body of a message from the bucket, if it is there.
 func (c *Carrier) bodyOf(ctx context.Context, header nats.Header, m *transport.Message) error {

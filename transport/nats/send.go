@@ -29,6 +29,9 @@ func (c *Carrier) Send(ctx context.Context, msgs ...*transport.Message) error {
 		failed = earlier
 	}
 	if failed != nil {
+		if failed.Outcome == transport.Temporary && c.conn.IsClosed() {
+			failed.Outcome, failed.Err = transport.Permanent, c.closedError()
+		}
 		failed.Name, failed.Taken = msgs[f.taken].Name, f.taken
 		return failed
 	}
@@ -109,7 +112,11 @@ func (e *envelope) writePlain(m *transport.Message) {
 
 // publish sends a message that is ready.
 func (c *Carrier) publish(e *envelope) *transport.SendError {
-	if err := c.conn.PublishMsg(&e.msg); err != nil {
+	err := c.fits(&e.msg)
+	if err == nil {
+		err = c.conn.PublishMsg(&e.msg)
+	}
+	if err != nil {
 		return c.publishError(err, len(e.msg.Data))
 	}
 	return nil
@@ -121,7 +128,7 @@ func (c *Carrier) publishError(err error, body int) *transport.SendError {
 	case !c.conn.IsConnected() && errors.Is(err, nats.ErrHeadersNotSupported): // as far as is known before the first connection
 		return c.notConnected(nats.ErrDisconnected)
 	case errors.Is(err, nats.ErrMaxPayload):
-		err = fmt.Errorf("%w: the server takes %d bytes at most, header included, and the body has %d", transport.ErrTooLarge, c.conn.MaxPayload(), body)
+		err = fmt.Errorf("%w: the server takes %d bytes at most, header included, and the body has %d", transport.ErrTooLarge, c.maxPayload(), body)
 		return &transport.SendError{Outcome: transport.Permanent, Err: err}
 	case errors.Is(err, nats.ErrBadSubject), errors.Is(err, nats.ErrBadHeaderMsg), errors.Is(err, nats.ErrHeadersNotSupported):
 		return &transport.SendError{Outcome: transport.Permanent, Err: err}
@@ -130,6 +137,37 @@ func (c *Carrier) publishError(err error, body int) *transport.SendError {
 	}
 	// It broke while this was being written.
 	return &transport.SendError{Outcome: transport.Unknown, NextHop: true, Err: err}
+}
+
+// maxPayload returns how many bytes a message may have, header included, or 0 as long as that is not known.
+func (c *Carrier) maxPayload() int64 {
+	most := c.conn.MaxPayload()
+	if limit := c.config.MaxPayload; limit > 0 && (most == 0 || limit < most) {
+		return limit
+	}
+	return most
+}
+
+// fits refuses what is larger than the configuration allows; nats.go sees to what the server does.
+func (c *Carrier) fits(m *nats.Msg) error {
+	if limit := c.config.MaxPayload; limit > 0 && int64(payload(m)) > limit {
+		return nats.ErrMaxPayload
+	}
+	return nil
+}
+
+// payload returns how many bytes a server counts of a message.
+func payload(m *nats.Msg) int {
+	n := len(m.Data)
+	if len(m.Header) > 0 {
+		n += len("NATS/1.0\r\n\r\n")
+	}
+	for field, values := range m.Header {
+		for _, value := range values {
+			n += len(field) + len(value) + len(": \r\n")
+		}
+	}
+	return n
 }
 
 func (c *Carrier) notConnected(err error) *transport.SendError {
