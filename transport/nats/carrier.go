@@ -276,13 +276,22 @@ func (c *Carrier) Close(ctx context.Context) error {
 	return err
 }
 
-// flush waits until the server has all that was sent.
+// flush waits until the server has all that was sent, or the connection is lost: then there is nothing to wait for any more.
 func (c *Carrier) flush(ctx context.Context) error {
+	limited, cancel := context.WithTimeout(ctx, lastFlush)
+	defer cancel()
+	lost := c.conn.StatusChanged(nats.RECONNECTING, nats.CLOSED) // from here on: FlushWithContext misses what was a moment before
+	var watching sync.WaitGroup
+	defer watching.Wait()
+	defer c.conn.RemoveStatusListener(lost) // which closes it
+	watching.Go(func() {
+		if _, ok := <-lost; ok {
+			cancel()
+		}
+	})
 	if !c.conn.IsConnected() || ctx.Err() != nil {
 		return nil
 	}
-	limited, cancel := context.WithTimeout(ctx, lastFlush)
-	defer cancel()
 	if err := c.conn.FlushWithContext(limited); err != nil && c.conn.IsConnected() {
 		return fmt.Errorf("nats: close: the last messages may not have been sent: %w", err)
 	}

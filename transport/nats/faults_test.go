@@ -111,6 +111,33 @@ func through(t testing.TB, s *server.Server) (*proxy.Proxy, nats.Config) {
 	return p, c
 }
 
+// A Close that waits for the server to have everything ends when the connection does, and not only when its patience is over.
+func TestCloseWhileConnectionBreaks(t *testing.T) {
+	t.Parallel()
+	p, c := through(t, startServer(t, nil))
+	c.Streams = nil
+	carrier := open(t, c)
+	p.Set(proxy.ToClient, proxy.Rule{Hold: true})
+	before := p.Passed(proxy.ToServer)
+	closed := make(chan error, 1)
+	go func() { closed <- carrier.Close(limited(t)) }()
+	await(t, "the server is asked", func() bool { return p.Passed(proxy.ToServer) > before })
+	select {
+	case err := <-closed:
+		t.Fatalf("closed before there was an answer: %v", err)
+	default:
+	}
+	begin := time.Now()
+	p.Refuse(true)
+	p.Cut()
+	if err := <-closed; err != nil {
+		t.Error(err)
+	}
+	if took := time.Since(begin); took > 4*time.Second { // its patience is 5 s
+		t.Errorf("it took %v", took)
+	}
+}
+
 // durable is an interest in /t.
 func durable() transport.Interest {
 	return transport.Interest{Kind: transport.TopicMessage, Name: "/t", Durable: "d"}
