@@ -28,6 +28,7 @@ func (c *Carrier) openStreams(ctx context.Context) error {
 	}
 	if c.config.Objects.Bucket != "" {
 		c.bucket = &bucket{Objects: c.config.Objects, carrier: c, reading: make(chan struct{}, objectsAtOnce)}
+		c.bucket.warn(c.streams)
 	}
 	if c.config.Cache.Bucket != "" {
 		c.cache = &cache{Cache: c.config.Cache, js: js, fits: c.fits}

@@ -25,7 +25,7 @@ type Objects struct {
 	// that such bodies are refused (transport.ErrTooLarge).
 	Bucket string
 	// MaxAge is how long a body is kept, which is as long as a message has to be received, however long a stream
-	// keeps it; zero means a week.
+	// keeps it; zero means a week. Open logs a warning if a stream of the configuration keeps messages for longer.
 	MaxAge time.Duration
 	// MaxBytes is how much is kept in all; zero means no limit. A body for which there is no room is not taken: sending fails with the
 	// outcome Temporary.
@@ -114,6 +114,20 @@ func (b *bucket) open(ctx context.Context) (jetstream.ObjectStore, error) {
 	}
 	b.store, b.found = store, true
 	return store, nil
+}
+
+// warn says which streams keep messages for longer than the bucket keeps their bodies.
+func (b *bucket) warn(streams []*stream) {
+	var longer []string
+	for _, s := range streams {
+		if s.MaxAge == 0 || s.MaxAge > b.MaxAge {
+			longer = append(longer, s.Name)
+		}
+	}
+	if len(longer) > 0 {
+		b.carrier.logger.Warn("nats: large bodies are gone before their messages are: the streams keep messages for longer than the bucket does (max-age)",
+			"bucket", b.Bucket, "max_age", b.MaxAge, "streams", longer)
+	}
 }
 
 // failure is that of a stream.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
 	"testing"
@@ -220,21 +221,30 @@ func TestLargeBodies(t *testing.T) {
 	pub := newPublisher(node)
 	m := pub.message()
 	m.Body = large()
+	store, err := jetStream(t, s).ObjectStore(limited(t), "bodies")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var stored []string
 	for range 2 { // it is sent again, stored once, and delivered once
 		again := *m
 		if err := node.Send(limited(t), &again); err != nil {
 			t.Fatal(err)
 		}
+		info, err := store.GetInfo(limited(t), again.ID.String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		stored = append(stored, info.NUID)
+	}
+	if stored[0] != stored[1] {
+		t.Error("the body was stored again")
 	}
 	for _, d := range []transport.Delivery{got.next(), plain.next()} {
 		if !bytes.Equal(d.Message.Body, large()) {
 			t.Errorf("%d bytes came", len(d.Message.Body))
 		}
 		ack(t, d)
-	}
-	store, err := jetStream(t, s).ObjectStore(limited(t), "bodies")
-	if err != nil {
-		t.Fatal(err)
 	}
 	all, err := store.List(limited(t))
 	if err != nil || len(all) != 1 {
@@ -274,6 +284,29 @@ func TestLargeBodies(t *testing.T) {
 	}
 }
 
+// A body whose message is sent again is put into the bucket again when half of its time there is over: its message begins anew.
+func TestLargeBodyIsRenewed(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, withJetStream(t))
+	c := kept(s)
+	const age = 2 * time.Second
+	c.Objects = nats.Objects{Bucket: "bodies", MaxAge: age}
+	node := openNode(t, c)
+	m := newPublisher(node).message()
+	m.Body = large()
+	again := *m
+	check(t, node.Send(limited(t), m))
+	store, err := jetStream(t, s).ObjectStore(limited(t), "bodies")
+	check(t, err)
+	first, err := store.GetInfo(limited(t), m.ID.String())
+	check(t, err)
+	await(t, "half of its time is over", func() bool { return time.Since(first.ModTime) > age/2 })
+	check(t, node.Send(limited(t), &again))
+	if second, err := store.GetInfo(limited(t), m.ID.String()); err != nil || second.NUID == first.NUID {
+		t.Errorf("got %+v, %v", second, err)
+	}
+}
+
 // A message can't make its receivers read what is not its body.
 func TestForeignBodies(t *testing.T) {
 	t.Parallel()
@@ -307,6 +340,38 @@ func TestForeignBodies(t *testing.T) {
 		}
 	}
 	got.empty(20 * time.Millisecond)
+}
+
+// Streams that keep messages for longer than the bucket keeps their bodies are worth a warning, one for all.
+func TestBodiesThatGoFirst(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, withJetStream(t))
+	const day = 24 * time.Hour
+	for i, test := range []struct {
+		bucket  time.Duration
+		streams []time.Duration
+		want    string // the streams in the warning; empty if there is none
+	}{
+		{day, []time.Duration{2 * day, day, 0}, `streams="[S0 S2]"`},
+		{0, []time.Duration{7 * day, 8 * day}, "streams=[S1]"},
+		{day, []time.Duration{day, time.Hour}, ""},
+	} {
+		c := config(s)
+		c.Objects = nats.Objects{Bucket: fmt.Sprint("bodies-", i), MaxAge: test.bucket}
+		for n, age := range test.streams {
+			c.Streams = append(c.Streams, nats.Stream{Name: fmt.Sprint("S", n), Names: []string{fmt.Sprintf("%d.%d", i, n)}, MaxAge: age})
+		}
+		var log strings.Builder
+		carrier, err := nats.Open(limited(t), c, nats.Options{Logger: slog.New(slog.NewTextHandler(&log, nil))})
+		check(t, err)
+		check(t, carrier.Close(limited(t)))
+		for _, stream := range c.Streams { // the next have the same names
+			check(t, jetStream(t, s).DeleteStream(limited(t), stream.Name))
+		}
+		if got := log.String(); strings.Count(got, "WARN") != min(len(test.want), 1) || !strings.Contains(got, test.want) {
+			t.Errorf("bucket %v, streams %v: logged %q, want %s", test.bucket, test.streams, got, test.want)
+		}
+	}
 }
 
 func TestTooLargeWithoutBucket(t *testing.T) {
