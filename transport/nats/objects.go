@@ -25,7 +25,7 @@ type Objects struct {
 	// that such bodies are refused (transport.ErrTooLarge).
 	Bucket string
 	// MaxAge is how long a body is kept, which is as long as a message has to be received, however long a stream
-	// keeps it; zero means a week. Open logs a warning if a stream of the configuration keeps messages for longer.
+	// keeps it; zero means a week. Open logs a warning if the MaxAge of a stream is longer.
 	MaxAge time.Duration
 	// MaxBytes is how much is kept in all; zero means no limit. A body for which there is no room is not taken: sending fails with the
 	// outcome Temporary.
@@ -116,11 +116,12 @@ func (b *bucket) open(ctx context.Context) (jetstream.ObjectStore, error) {
 	return store, nil
 }
 
-// warn says which streams keep messages for longer than the bucket keeps their bodies.
+// warn says which streams are told to keep messages for longer than the bucket keeps their bodies. Those that are told no time have other
+// limits, or are for small messages.
 func (b *bucket) warn(streams []*stream) {
 	var longer []string
 	for _, s := range streams {
-		if s.MaxAge == 0 || s.MaxAge > b.MaxAge {
+		if s.MaxAge > b.MaxAge {
 			longer = append(longer, s.Name)
 		}
 	}

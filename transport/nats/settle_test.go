@@ -352,9 +352,9 @@ func TestBodiesThatGoFirst(t *testing.T) {
 		streams []time.Duration
 		want    string // the streams in the warning; empty if there is none
 	}{
-		{day, []time.Duration{2 * day, day, 0}, `streams="[S0 S2]"`},
+		{day, []time.Duration{2 * day, day, 3 * day}, `streams="[S0 S2]"`},
 		{0, []time.Duration{7 * day, 8 * day}, "streams=[S1]"},
-		{day, []time.Duration{day, time.Hour}, ""},
+		{day, []time.Duration{day, time.Hour, 0}, ""},
 	} {
 		c := config(s)
 		c.Objects = nats.Objects{Bucket: fmt.Sprint("bodies-", i), MaxAge: test.bucket}
