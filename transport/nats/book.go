@@ -300,10 +300,11 @@ func (c *consumer) giveBack(t *ticket, delay time.Duration) {
 	b := &c.back
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.given = append(b.given, given{t, delay})
-	if !b.running {
-		b.running = c.stream.carrier.work(c.giveBackAll)
+	if b.running = b.running || c.stream.carrier.work(c.giveBackAll); b.running {
+		b.given = append(b.given, given{t, delay})
+		return
 	}
+	t.passOnUsed(delay) // it is not put on record any more
 }
 
 // giveBackAll works off what is to be given back.

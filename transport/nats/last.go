@@ -87,7 +87,7 @@ func (f *follower) take(msg *nats.Msg, p place) {
 }
 
 // flush implements source.
-func (f *follower) flush(context.Context) {}
+func (f *follower) flush(context.Context) error { return nil }
 
 // refuse implements source.
 func (f *follower) refuse(*nats.Msg, place) {}

@@ -67,6 +67,9 @@ func (m *member) prepare(ctx context.Context) (s supply, err error) {
 	if err != nil {
 		return supply{}, err
 	}
+	if err := c.page.mend(ctx); err != nil {
+		return supply{}, err
+	}
 	if c.claim == nil {
 		return supply{consumer: c.name}, c.readPages(ctx)
 	}
@@ -216,35 +219,43 @@ func (m *member) take(msg *nats.Msg, p place) {
 }
 
 // flush implements source. What a group delivers is put on the page first, so that a server that is killed and has forgotten that
-// it has delivered something does not deliver it to somebody else.
-func (m *member) flush(ctx context.Context) {
+// it has delivered something does not deliver it to somebody else. When nothing can be put there it is given back, not having been tried.
+func (m *member) flush(ctx context.Context) error {
 	if len(m.taken) == 0 {
-		return
+		return nil
 	}
 	tickets := m.taken
 	m.taken = nil
-	c := m.consumer
-	if c.claim == nil {
-		attempts := make(map[uint64]int, len(tickets))
-		c.mu.Lock()
-		for _, t := range tickets {
-			attempts[t.seq] = t.delivered
-		}
-		c.mu.Unlock()
-		ctx, cancel := context.WithTimeout(ctx, apiTimeout)
-		defer cancel()
-		if err := c.page.hold(ctx, attempts); err != nil {
-			for _, t := range tickets {
-				t.passOn(0)
-			}
-			return
-		}
-	}
 	m.delivering.Store(true)
 	defer m.delivering.Store(false)
+	if err := m.hold(ctx, tickets); err != nil {
+		for _, t := range tickets {
+			t.Nack(-1, "")
+		}
+		return err
+	}
 	for _, t := range tickets {
 		m.deliver(transport.Delivery{Message: t.message, Settler: t, Attempt: t.attempt, Repeated: t.repeated})
 	}
+	return nil
+}
+
+// hold puts on the page what is about to be delivered to a group. For a durable name it only makes sure that what is settled can be put
+// there.
+func (m *member) hold(ctx context.Context, tickets []*ticket) error {
+	c := m.consumer
+	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
+	defer cancel()
+	if c.claim != nil {
+		return c.page.mend(ctx)
+	}
+	attempts := make(map[uint64]int, len(tickets))
+	c.mu.Lock()
+	for _, t := range tickets {
+		attempts[t.seq] = t.delivered
+	}
+	c.mu.Unlock()
+	return c.page.hold(ctx, attempts)
 }
 
 // unreadableDelay is how long a message waits whose body can't be had now.

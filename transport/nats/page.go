@@ -29,6 +29,7 @@ type page struct {
 	settled         []settled      // the oldest first
 	changed, stored uint64         // how often the page has been changed, and until which change it is in the stream
 	writing         chan struct{}
+	failed          bool // to be written, the last time
 }
 
 // settled is a message that was settled; the server has confirmed that at a time, if it is not zero.
@@ -86,6 +87,17 @@ func (p *page) settle(ctx context.Context, seq uint64) error {
 	})
 }
 
+// mend writes the page if that has failed the last time.
+func (p *page) mend(ctx context.Context) error {
+	p.mu.Lock()
+	failed := p.failed
+	p.mu.Unlock()
+	if !failed {
+		return nil
+	}
+	return p.write(ctx, func() {})
+}
+
 // confirmed notes that the server has confirmed what has become of a message.
 func (p *page) confirmed(seq uint64) {
 	p.mu.Lock()
@@ -141,7 +153,7 @@ func (p *page) write(ctx context.Context, change func()) error {
 		p.mu.Lock()
 		close(p.writing)
 		p.writing = nil
-		if err != nil {
+		if p.failed = err != nil; p.failed {
 			return p.consumer.stream.failure(err)
 		}
 		p.stored = max(p.stored, until)

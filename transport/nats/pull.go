@@ -26,8 +26,8 @@ type source interface {
 	room() int
 	// take takes a message.
 	take(m *nats.Msg, p place)
-	// flush is called after the last take for now.
-	flush(ctx context.Context)
+	// flush is called after the last take for now. When it fails nothing more can be taken.
+	flush(ctx context.Context) error
 	// refuse is called with a message that came too late to be taken.
 	refuse(m *nats.Msg, p place)
 }
@@ -158,10 +158,12 @@ func (p *puller) session(ctx context.Context) error {
 	s.asked.Store(0)
 	s.silence = time.NewTimer(2 * pullHeartbeat)
 	defer s.silence.Stop()
-	defer s.flush(ctx)
+	defer func() { _ = s.flush(ctx) }() // something else is wrong already
 	for ctx.Err() == nil {
 		if len(s.msgs) == 0 {
-			s.flush(ctx)
+			if err := s.flush(ctx); err != nil {
+				return err
+			}
 		}
 		room := p.room()
 		if s.returned && room > 0 {

@@ -1,0 +1,86 @@
+package nats_test
+
+import (
+	"testing"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/postbus/postbus/transport"
+)
+
+// refuse has the book of the stream take nothing, or all again.
+func refuse(t *testing.T, js jetstream.JetStream, all bool) {
+	t.Helper()
+	book, err := js.Stream(limited(t), "KEPT_BOOK")
+	check(t, err)
+	c := book.CachedInfo().Config
+	c.MaxMsgSize = -1
+	if all {
+		c.MaxMsgSize = 1
+	}
+	_, err = js.UpdateStream(limited(t), c)
+	check(t, err)
+}
+
+// TestBookRefusesGroup: a member that can't put down what it has does not take it, leaves the server in peace, and says so once. What it
+// could not take it has not tried to handle.
+func TestBookRefusesGroup(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, withJetStream(t))
+	carrier, node, log := openLogging(t, kept(s), false)
+	js := jetStream(t, s)
+	in := inGroup()
+	in.MaxDeliver = 3
+	got, _ := receive(t, node, in)
+	refuse(t, js, true)
+	pub := newPublisher(node)
+	pub.publish(t, 1)
+	log.await(t, "no messages come at the moment")
+	before, err := s.Varz(nil)
+	check(t, err)
+	got.empty(transport.MinLease) // enough for many attempts
+	after, err := s.Varz(nil)
+	check(t, err)
+	if n := after.InMsgs - before.InMsgs; n > 200 {
+		t.Errorf("it has sent %d messages to the server meanwhile", n)
+	}
+	refuse(t, js, false)
+	log.await(t, "messages come again")
+	got.next().Nack(0, "tried")
+	ack(t, got.next())
+	letters(t, carrier, 0)
+}
+
+// TestBookRefusesDurable: what is settled is put down in the book. While that takes nothing, Ack waits, and nothing more is delivered.
+func TestBookRefusesDurable(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, withJetStream(t))
+	_, node, log := openLogging(t, kept(s), false)
+	js := jetStream(t, s)
+	pages, err := connect(t, s).SubscribeSync("$POSTBUS.book.KEPT.page.>")
+	check(t, err)
+	got, _ := receive(t, node, durable())
+	pub := newPublisher(node)
+	pub.publish(t, 1)
+	first := got.next()
+	refuse(t, js, true)
+	settled := make(chan error)
+	go func() { settled <- first.Ack() }()
+	for range 2 { // the first attempt has failed when there is another
+		_, err := pages.NextMsg(timeout)
+		check(t, err)
+	}
+	pub.publish(t, 1)
+	log.await(t, "no messages come at the moment")
+	if len(got.all) > 0 {
+		t.Error("a message came that can't be put down when it is settled")
+	}
+	refuse(t, js, false)
+	check(t, <-settled)
+	log.await(t, "messages come again")
+	second := got.next()
+	if second.Message.Info.Sequence != 2 || second.Attempt != 1 {
+		t.Errorf("message %d came in attempt %d", second.Message.Info.Sequence, second.Attempt)
+	}
+	ack(t, second)
+}
