@@ -16,17 +16,18 @@ import (
 type cacheOption time.Duration
 
 // Cache has results kept for ttl, and the same request answered with them, without the handler of
-// Handle being run again. The same is what has the same service name, content type and body, whatever its header fields: so it is for
-// handlers to whom it makes no difference who asks, and whose results may be as old as ttl. Of requests that
-// come while the handler is at work on the same one, each waits for its outcome; they count for Concurrency.
+// Handle being run again. The same is what has the same service name, content type and body, whatever its
+// header fields: so it is for handlers to whom it makes no difference who asks, and whose results may be as old as ttl.
+// Of requests that come while the handler is at work on the same one, each waits for its outcome; they count for Concurrency.
 // Only results are kept: an error, or a panic, is the answer of those that have waited, and the next request
 // runs the handler again. One that fails because the time of its own caller is over is run again for those
 // that have more.
 //
 // Results are kept in the process, within CachedAnswers and CachedBytes, until the server is closed. Where the carrier
-// has a place for them (transport.CachingCarrier), all servers of the name share them, also those of other processes. Their
-// clocks should agree: a result is used for longer than ttl by as much as its maker's is ahead, though never for longer than ttl
-// after the place has forgotten it. What goes wrong with that place never fails a request: the handler is run.
+// has a place for them (transport.CachingCarrier), all servers of the name share them, also those of other processes,
+// from shortly after they were made. Their clocks should agree: a result is used for longer than ttl by as much as its
+// maker's is ahead, though never for longer than ttl after the place has forgotten it. What goes wrong with that place
+// never fails a request: the handler is run, after half a second or a quarter of the caller's time, whichever is less.
 //
 // A ttl that is not greater than 0 is an error. Requests that are taken by Next know nothing of it.
 func Cache(ttl time.Duration) ServerOption { return cacheOption(ttl) }
@@ -56,7 +57,7 @@ func newCache(s *Server, o *serving) (*cache, error) {
 	}
 	return &cache{
 		ttl:     o.ttl,
-		shared:  newSharedResults(s.node, s.name, o.ttl),
+		shared:  newSharedResults(s, o.ttl),
 		mishap:  s.mishap,
 		flights: make(map[cacheKey]*flight),
 	}, nil
@@ -139,7 +140,7 @@ func (c *cache) join(key cacheKey) (kept result, f *flight, first bool) {
 // fly gets the result of a flight: the one that is shared, or the handler's. A handler that panics or ends its
 // goroutine fails it, too.
 func (c *cache) fly(ctx context.Context, m *transport.Message, key cacheKey, f *flight, handler handlerFunc) (body []byte, contentType string, err error) {
-	returned := false
+	returned, found := false, false
 	defer func() {
 		if !returned {
 			err = c.mishap(m, recover())
@@ -147,13 +148,14 @@ func (c *cache) fly(ctx context.Context, m *transport.Message, key cacheKey, f *
 		}
 		f.unfinished = f.err != nil && ctx.Err() != nil
 		c.land(key, f)
+		if f.err == nil && !found {
+			c.shared.put(key, f.result)
+		}
 	}()
-	var ok bool
-	if f.result, ok = c.shared.get(ctx, key); !ok {
+	if f.result, found = c.shared.get(ctx, key); !found {
 		body, contentType, f.err = handler(ctx, m)
 		if f.err == nil {
 			f.result = result{bytes.Clone(body), contentType, time.Now()} // the body is only lent
-			c.shared.put(ctx, key, f.result)
 		}
 	}
 	returned = true

@@ -12,33 +12,47 @@ import (
 )
 
 const (
-	// sharedTimeout is how long a look into the shared cache may take, or a result's way into it: who
+	// sharedTimeout is how long an access to the shared cache may take. What takes longer has failed: who
 	// has a cache is in a hurry.
 	sharedTimeout = 500 * time.Millisecond
+	// sharedPart is the part of a caller's time that is waited for the shared cache: the rest is for the handler.
+	sharedPart = 4
 	// sharedPause is how long the shared cache is left alone after it has failed, so that it does not make
 	// every request wait.
 	sharedPause = 5 * time.Second
+	// sharedAccesses is how many accesses are under way at most. While there are so many, results are not shared.
+	sharedAccesses = 128
 )
 
-// sharedResults are the results that servers in several processes share.
+// sharedResults are the results that servers in several processes share. Each access has a goroutine of its own: how
+// the store does is no matter of how much time a caller has, and an answer does not wait until its result is shared.
 type sharedResults struct {
 	store transport.Cache
 	name  string // of the service
 	ttl   time.Duration
 	log   *slog.Logger
+	start func(func()) bool // calls what it is given in a goroutine that the Close of the node waits for
+	room  chan struct{}     // holds one for each access under way
 
 	mu      sync.Mutex
 	failing bool
 	again   time.Time // when it is tried again, while it is failing
 }
 
-// newSharedResults returns those of a node, or nil if its carrier has no place for them.
-func newSharedResults(node *transport.Node, name string, ttl time.Duration) *sharedResults {
-	store := sharedCache(node.Carrier())
+// newSharedResults returns those of a server, or nil if its carrier has no place for them.
+func newSharedResults(s *Server, ttl time.Duration) *sharedResults {
+	store := sharedCache(s.node.Carrier())
 	if store == nil {
 		return nil
 	}
-	return &sharedResults{store: store, name: name, ttl: ttl, log: node.Logger()}
+	return &sharedResults{
+		store: store,
+		name:  s.name,
+		ttl:   ttl,
+		log:   s.node.Logger(),
+		start: func(f func()) bool { return s.inbox.AtOnce(f) },
+		room:  make(chan struct{}, sharedAccesses),
+	}
 }
 
 // sharedCache returns what a carrier, or one behind it, has for the purpose, or nil.
@@ -55,18 +69,30 @@ func sharedCache(carrier transport.Carrier) transport.Cache {
 	}
 }
 
-// get returns the result of a key if there is one that is not too old.
+// get returns the result of a key if there is one that is not too old. It is soon back: a caller with little time
+// does not wait for all that the store may take.
 func (s *sharedResults) get(ctx context.Context, key cacheKey) (result, bool) {
 	if s == nil || s.resting() {
 		return result{}, false
 	}
-	limited, cancel := context.WithTimeout(ctx, sharedTimeout)
-	defer cancel()
-	value, err := s.store.Get(limited, key.String())
-	if ctx.Err() == nil { // otherwise it is no fault of the store
-		s.note(err)
+	if deadline, ok := ctx.Deadline(); ok {
+		if part := time.Until(deadline) / sharedPart; part < sharedTimeout {
+			limited, cancel := context.WithTimeout(ctx, part)
+			defer cancel()
+			ctx = limited
+		}
 	}
-	if err != nil {
+	var value []byte
+	found := s.access(func(ctx context.Context) (err error) {
+		value, err = s.store.Get(ctx, key.String())
+		return err
+	})
+	select {
+	case err := <-found:
+		if err != nil {
+			return result{}, false
+		}
+	case <-ctx.Done():
 		return result{}, false
 	}
 	made, ok := decodeResult(value)
@@ -80,17 +106,43 @@ func (s *sharedResults) get(ctx context.Context, key cacheKey) (result, bool) {
 	return made, true
 }
 
-// put shares a result. The caller's time may be over.
-func (s *sharedResults) put(ctx context.Context, key cacheKey, made result) {
+// put has a result shared soon.
+func (s *sharedResults) put(key cacheKey, made result) {
 	if s == nil || s.resting() {
 		return
 	}
-	limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), sharedTimeout)
-	defer cancel()
-	err := s.store.Put(limited, key.String(), made.encode(), s.ttl)
-	if !errors.Is(err, transport.ErrTooLarge) { // that one stays in this process
-		s.note(err)
+	s.access(func(ctx context.Context) error {
+		return s.store.Put(ctx, key.String(), made.encode(), s.ttl)
+	})
+}
+
+// errNoAccess says that the store has not been asked.
+var errNoAccess = errors.New("too many accesses to the shared results, or the server is closed")
+
+// access begins an access to the store, and returns what gets its error.
+func (s *sharedResults) access(f func(context.Context) error) <-chan error {
+	ended := make(chan error, 1)
+	select {
+	case s.room <- struct{}{}:
+	default:
+		ended <- errNoAccess
+		return ended
 	}
+	begun := s.start(func() {
+		defer func() { <-s.room }()
+		ctx, cancel := context.WithTimeout(context.Background(), sharedTimeout)
+		defer cancel()
+		err := f(ctx)
+		if !errors.Is(err, transport.ErrTooLarge) { // that one stays in this process
+			s.note(err)
+		}
+		ended <- err
+	})
+	if !begun {
+		<-s.room
+		ended <- errNoAccess
+	}
+	return ended
 }
 
 // resting reports whether the store has failed a short time ago. If not, and it had, it is tried by one caller.

@@ -25,21 +25,33 @@ type place struct {
 	mu       sync.Mutex
 	values   map[string][]byte
 	accesses int
-	err      error // of every access
-	hangs    int   // so many accesses take as long as they may
+	err      error         // of every access
+	hangs    int           // so many accesses take as long as they may
+	delay    time.Duration // of every access
+	changed  chan struct{} // gets a value after Put
 }
 
-func newPlace() *place { return &place{values: make(map[string][]byte)} }
+func newPlace() *place {
+	return &place{values: make(map[string][]byte), changed: make(chan struct{}, 1<<10)}
+}
 
 func (p *place) access(ctx context.Context, f func()) error {
 	p.mu.Lock()
 	p.accesses++
+	delay := p.delay
 	if p.hangs > 0 {
 		p.hangs--
-		p.mu.Unlock()
-		<-ctx.Done()
-		return ctx.Err()
+		delay = time.Hour
 	}
+	p.mu.Unlock()
+	if delay > 0 {
+		select {
+		case <-time.After(delay):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.err == nil {
 		f()
@@ -53,7 +65,10 @@ func (p *place) Get(ctx context.Context, key string) (value []byte, err error) {
 }
 
 func (p *place) Put(ctx context.Context, key string, value []byte, _ time.Duration) error {
-	return p.access(ctx, func() { p.values[key] = bytes.Clone(value) })
+	return p.access(ctx, func() {
+		p.values[key] = bytes.Clone(value)
+		p.changed <- struct{}{}
+	})
 }
 
 // set changes the place.
@@ -92,6 +107,8 @@ func (j *journal) count(text string) int {
 // site is a bus with a server of /s whose results are shared, and a client.
 type site struct {
 	counter
+	before func()          // a result is made, if not nil
+	node   *transport.Node // of the server
 	client *service.Client
 	log    *journal
 }
@@ -105,7 +122,13 @@ func newSite(t *testing.T, carrier func(transport.Carrier) transport.Carrier, tt
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { node.Close(context.Background()) })
-	serve(t, node, "/s", s.handle, service.Cache(ttl))
+	s.node = node
+	serve(t, node, "/s", func(ctx context.Context, m *transport.Message) ([]byte, error) {
+		if s.before != nil {
+			s.before()
+		}
+		return s.handle(ctx, m)
+	}, service.Cache(ttl))
 	s.client = newClient(t, newNode(t, bus), "/s")
 	return s
 }
@@ -142,6 +165,7 @@ func TestClockThatIsAhead(t *testing.T) {
 		p := newPlace()
 		a := newSite(t, with(p), 5*time.Second)
 		call(t, a.client, "q")
+		<-p.changed
 		p.set(func() {
 			for _, value := range p.values { // behind its version it has its time
 				binary.BigEndian.PutUint64(value[1:], uint64(time.Now().Add(24*time.Hour).UnixNano()))
@@ -174,6 +198,7 @@ func TestResultsAreSharedBehindAnOutbox(t *testing.T) {
 	}
 	a, b := newSite(t, behind, time.Hour), newSite(t, with(p), time.Hour)
 	call(t, a.client, "q")
+	<-p.changed
 	if call(t, b.client, "q"); a.runs.Load() != 1 || b.runs.Load() != 0 {
 		t.Errorf("%d and %d runs", a.runs.Load(), b.runs.Load())
 	}
@@ -194,6 +219,7 @@ func TestPlaceThatFails(t *testing.T) {
 			}
 		}
 		ask(100) // ten seconds
+		synctest.Wait()
 		if p.accesses < 2 || p.accesses > 3 {
 			t.Errorf("it was tried %d times in 10 s", p.accesses)
 		}
@@ -231,19 +257,93 @@ func TestPlaceThatHangs(t *testing.T) {
 	})
 }
 
-// That a caller has no time is no failure of the place.
-func TestPlaceAndCallerWithoutTime(t *testing.T) {
+// A caller with little time does not wait for all that the place may take, which has not failed by that.
+func TestPlaceThatIsSlowForACallerInAHurry(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPlace()
+		p.delay = 300 * time.Millisecond
+		s := newSite(t, with(p), time.Hour)
+		took := func(request string, patience, most time.Duration) {
+			t.Helper()
+			ctx, cancel := context.WithTimeout(t.Context(), patience)
+			defer cancel()
+			begin := time.Now()
+			if _, err := s.client.Call(ctx, []byte(request)); err != nil || time.Since(begin) > most {
+				t.Errorf("%s with %v: %v after %v", request, patience, err, time.Since(begin))
+			}
+			time.Sleep(time.Second)
+		}
+		took("q", 400*time.Millisecond, 100*time.Millisecond)
+		took("other", 20*time.Millisecond, 5*time.Millisecond)
+		took("third", time.Minute, 300*time.Millisecond)
+		p.set(func() {
+			if len(p.values) != 3 || s.log.count("can't be shared") != 0 {
+				t.Errorf("%d values, log:\n%s", len(p.values), s.log.text.String())
+			}
+		})
+	})
+}
+
+// A place that hangs is left alone also if no caller has the time to find that out.
+func TestPlaceThatHangsForCallersInAHurry(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPlace()
+		p.hangs = 1 << 10
+		s := newSite(t, with(p), time.Millisecond)
+		for range 10 {
+			ctx, cancel := context.WithTimeout(t.Context(), 400*time.Millisecond)
+			begin := time.Now()
+			if _, err := s.client.Call(ctx, []byte("q")); err != nil || time.Since(begin) > 100*time.Millisecond {
+				t.Errorf("%v after %v", err, time.Since(begin))
+			}
+			cancel()
+			time.Sleep(time.Second)
+		}
+		p.set(func() { // that of a first result was begun, too, and it was tried again after five seconds
+			if p.accesses != 3 || s.log.count("can't be shared") != 1 {
+				t.Errorf("%d accesses, log:\n%s", p.accesses, s.log.text.String())
+			}
+		})
+	})
+}
+
+// So much is under way with a place that is slow, and no more: the handler is run for the others.
+func TestPlaceThatIsSlowForManyCallers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPlace()
+		p.hangs = 1 << 10
+		s := newSite(t, with(p), time.Hour)
+		var calls sync.WaitGroup
+		for i := range 500 {
+			calls.Go(func() {
+				ctx, cancel := context.WithTimeout(t.Context(), 400*time.Millisecond)
+				defer cancel()
+				if _, err := s.client.Call(ctx, fmt.Append(nil, i)); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		calls.Wait()
+		p.set(func() {
+			if p.accesses > 200 {
+				t.Errorf("%d accesses at once", p.accesses)
+			}
+		})
+	})
+}
+
+// Nobody waits until a result is shared but the Close of the node.
+func TestPlaceThatIsSlowToKeep(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPlace()
 		s := newSite(t, with(p), time.Hour)
-		p.set(func() { p.hangs = 1 })
-		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
-		defer cancel()
-		_, _ = s.client.Call(ctx, []byte("q")) // the answer may come at the last moment
-		synctest.Wait()
-		call(t, s.client, "other")
-		if len(p.values) == 0 || s.log.count("can't be shared") != 0 {
-			t.Errorf("%d values, log:\n%s", len(p.values), s.log.text.String())
+		s.before = func() { p.set(func() { p.delay = 400 * time.Millisecond }) }
+		begin := time.Now()
+		if bodies, errs := concurrently(t, s.client, 50); bodies["1"] != 50 || time.Since(begin) > 0 {
+			t.Errorf("results %v, errors %v, after %v", bodies, errs, time.Since(begin))
+		}
+		if err := s.node.Close(t.Context()); err != nil || time.Since(begin) != 400*time.Millisecond || len(p.values) != 1 {
+			t.Errorf("closed after %v with %d values: %v", time.Since(begin), len(p.values), err)
 		}
 	})
 }
@@ -252,6 +352,7 @@ func TestPlaceThatHoldsSomethingElse(t *testing.T) {
 	p := newPlace()
 	first := newSite(t, with(p), time.Hour)
 	call(t, first.client, "q")
+	<-p.changed
 	var key string
 	for key = range p.values {
 	}

@@ -19,13 +19,14 @@ type background struct {
 	waiting []func()
 }
 
-// atOnce does f in a goroutine of its own. After close it does nothing.
-func (b *background) atOnce(f func()) {
+// atOnce does f in a goroutine of its own. It returns false, and f is not done, after close.
+func (b *background) atOnce(f func()) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if !b.closed {
 		b.goLocked(f)
 	}
+	return !b.closed
 }
 
 // inOrder does f after all others, one at a time. It returns false, and f is not done,

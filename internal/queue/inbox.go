@@ -132,6 +132,10 @@ func (in *Inbox) Background(f func()) bool {
 	})
 }
 
+// AtOnce calls f in a goroutine of its own that Drain waits for. It returns false if f will not be called: the
+// inbox has been drained. How many there are is up to the caller, and f does not panic.
+func (in *Inbox) AtOnce(f func()) bool { return in.work.atOnce(f) }
+
 // Deliver implements transport.Sink.
 func (in *Inbox) Deliver(d transport.Delivery) {
 	if in.silence != nil {

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/postbus/postbus/service"
@@ -23,6 +24,25 @@ func caching(c nats.Config) nats.Config {
 	return c
 }
 
+// watchBucket returns the changes of the bucket from now on.
+func watchBucket(t *testing.T, s *server.Server) <-chan jetstream.KeyValueEntry {
+	t.Helper()
+	js, err := jetstream.New(connect(t, s))
+	if err != nil {
+		t.Fatal(err)
+	}
+	bucket, err := js.KeyValue(limited(t), "results")
+	if err != nil {
+		t.Fatal(err)
+	}
+	changes, err := bucket.WatchAll(limited(t), jetstream.UpdatesOnly())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { changes.Stop() })
+	return changes.Updates()
+}
+
 func TestCacheKeepsValuesForAWhile(t *testing.T) {
 	s := startServer(t, withJetStream(t))
 	cache := open(t, caching(config(s))).Cache()
@@ -31,19 +51,7 @@ func TestCacheKeepsValuesForAWhile(t *testing.T) {
 	if value, err := other.Get(ctx, "key"); err != nil || value != nil {
 		t.Fatalf("before: %q, %v", value, err)
 	}
-	js, err := jetstream.New(connect(t, s))
-	if err != nil {
-		t.Fatal(err)
-	}
-	bucket, err := js.KeyValue(ctx, "results")
-	if err != nil {
-		t.Fatal(err)
-	}
-	changes, err := bucket.WatchAll(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer changes.Stop()
+	changes := watchBucket(t, s)
 	const key = "aZ09_-"
 	for _, value := range []string{"first", "second"} {
 		if err := cache.Put(ctx, key, []byte(value), time.Millisecond); err != nil {
@@ -53,8 +61,8 @@ func TestCacheKeepsValuesForAWhile(t *testing.T) {
 			t.Fatalf("got %q, %v, want %q", got, err, value)
 		}
 	}
-	for e := range changes.Updates() {
-		if e != nil && e.Key() == key && e.Operation() != jetstream.KeyValuePut {
+	for e := range changes {
+		if e.Key() == key && e.Operation() != jetstream.KeyValuePut {
 			break // the server has dropped it
 		}
 	}
@@ -185,10 +193,14 @@ func TestServersShareResults(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	shared := watchBucket(t, s)
 	for n := range 40 { // whichever member of the group gets it
 		answer, err := clients[n%2].Call(limited(t), []byte("q"))
 		if err != nil || string(answer.Body) != "1: q" {
 			t.Fatalf("call %d: %v, %v", n, answer, err)
+		}
+		if n == 0 {
+			<-shared
 		}
 	}
 	if a, b := runs[0].Load(), runs[1].Load(); a+b != 1 {
