@@ -16,7 +16,7 @@ import (
 type cacheOption time.Duration
 
 // Cache has results kept for ttl, and the same request answered with them, without the handler of
-// Handle being run again. The same is what has the same service name, content type and body, whatever its
+// Handle being run again. The same is what has the same service name, content type, file name and body, whatever its
 // header fields: so it is for handlers to whom it makes no difference who asks, and whose results may be as old as ttl.
 // Of requests that come while the handler is at work on the same one, each waits for its outcome; they count for Concurrency.
 // Only results are kept: an error, or a panic, is the answer of those that have waited, and the next request
@@ -69,7 +69,7 @@ type cacheKey [sha256.Size]byte
 func cacheKeyOf(m *transport.Message) (key cacheKey) {
 	hash := sha256.New()
 	var length [8]byte
-	for _, text := range [...]string{m.Name, m.ContentType} {
+	for _, text := range [...]string{m.Name, m.ContentType, m.Filename} {
 		binary.BigEndian.PutUint64(length[:], uint64(len(text)))
 		hash.Write(length[:])
 		hash.Write([]byte(text))

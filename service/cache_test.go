@@ -65,7 +65,7 @@ func TestCacheTellsRequestsApart(t *testing.T) {
 	for range 2 {
 		for i, got := range []string{
 			call(t, a, "x"), call(t, a, ""), call(t, a, "x", json), call(t, ab, "x"), call(t, a, "bx"),
-			call(t, a, "application/jsonx"),
+			call(t, a, "application/jsonx"), call(t, a, "x", transport.WithFile("a.csv")), call(t, a, "x", transport.WithFile("b.csv")),
 		} {
 			if want := fmt.Sprint(i + 1); got != want {
 				t.Errorf("request %d: %s", i+1, got)
