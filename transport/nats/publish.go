@@ -112,11 +112,15 @@ func (f *flight) await(ctx context.Context, most int) *transport.SendError {
 		} else {
 			silence.Reset(publishTimeout)
 		}
+		began := time.Now()
 		select {
 		case <-f.news:
 		case <-silence.C:
 			return f.fail(f.under[0].stream.failed(jetstream.ErrAsyncPublishTimeout))
 		case <-ctx.Done():
+			if time.Since(began) >= lookTimeout {
+				f.under[0].stream.ready.Store(false)
+			}
 			return f.fail(&transport.SendError{Outcome: transport.Unknown, Err: transport.ContextError(ctx)})
 		}
 	}

@@ -299,9 +299,10 @@ func (s *stream) ensureOne(ctx context.Context, want jetstream.StreamConfig) err
 }
 
 // failure returns what an error about the stream, or one beside it, means for people. If it says that there is none, as after the restart
-// of a server that kept it in memory, the stream is looked for, and created again, before its next use.
+// of a server that kept it in memory, the stream is looked for, and created again, before its next use; so it is if nobody confirms: whoever
+// has subscribed to the subject keeps the server from saying that there is none.
 func (s *stream) failure(err error) error {
-	if vanished(err) {
+	if vanished(err) || errors.Is(err, jetstream.ErrAsyncPublishTimeout) {
 		s.ready.Store(false)
 	}
 	return jetStreamError(err)

@@ -1,10 +1,13 @@
 package nats_test
 
 import (
+	"context"
+	"errors"
 	"log/slog"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
 
@@ -137,5 +140,36 @@ func TestPartsAreGone(t *testing.T) {
 	}
 	if n := log.count("has vanished"); n != 3 {
 		t.Errorf("the log says %d times that something has vanished", n)
+	}
+}
+
+// TestIsGoneUnderListener: somebody deletes a stream while a program without it has subscribed to its subjects, so that
+// the server does not say that nobody takes what is published.
+func TestIsGoneUnderListener(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, withJetStream(t))
+	_, node, log := openRead(t, kept(s))
+	pub := newPublisher(node)
+	pub.publish(t, 1)
+	listener := connect(t, s)
+	_, err := listener.SubscribeSync("/.>")
+	check(t, err)
+	check(t, listener.Flush())
+	js := jetStream(t, s)
+	check(t, js.DeleteStream(limited(t), "KEPT"))
+	ctx, cancel := context.WithTimeout(context.Background(), 1100*time.Millisecond)
+	defer cancel()
+	err = node.Send(ctx, pub.message())
+	if failed, ok := errors.AsType[*transport.SendError](err); !ok || failed.Outcome != transport.Unknown {
+		t.Errorf("sending to a stream that is gone: %v", err)
+	}
+	pub.publish(t, 1)
+	stream, err := js.Stream(limited(t), "KEPT")
+	check(t, err)
+	if n := stream.CachedInfo().State.Msgs; n != 1 {
+		t.Errorf("the stream has %d messages", n)
+	}
+	if n := log.count("has vanished"); n != 1 {
+		t.Errorf("the log says %d times that the stream has vanished", n)
 	}
 }
