@@ -132,7 +132,15 @@ func (c *Carrier) joinConsumer(ctx context.Context, s *stream, in transport.Inte
 func (c *Carrier) closeStreams(ctx context.Context) {
 	defer context.AfterFunc(ctx, c.giveUp)()
 	c.stop()
-	c.working.Wait()
+	idle := make(chan struct{})
+	go func() {
+		c.working.Wait()
+		close(idle)
+	}()
+	select {
+	case <-idle:
+	case <-ctx.Done():
+	}
 	var consumers sync.WaitGroup
 	for _, s := range c.streams {
 		s.mu.Lock()

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"regexp"
 	"sync"
 	"time"
@@ -42,8 +43,12 @@ const (
 	maxObject = transport.KeepAllBytes
 	// objectsAtOnce is how many bodies are read at a time.
 	objectsAtOnce = 4
-	// objectTimeout bounds the way of a body into the bucket or out of it.
+	// objectTimeout bounds the way of a body into the bucket or out of it, together with timePerMiB; on the way out, it
+	// also bounds how long nothing of it comes.
 	objectTimeout = 30 * time.Second
+	timePerMiB    = 2 * time.Second
+	// objectPatience is how soon the end of a context ends the reading of a body.
+	objectPatience = 250 * time.Millisecond
 	// objectChunk is how many bytes of a body go to the server at a time.
 	objectChunk = 128 << 10
 	// headerObject is the field with the name of the body in the bucket.
@@ -164,7 +169,7 @@ func (b *bucket) check(ctx context.Context, store jetstream.ObjectStore) error {
 
 // put keeps a body under a name, unless it is there.
 func (b *bucket) put(ctx context.Context, name string, body []byte) error {
-	ctx, cancel := context.WithTimeout(ctx, objectTimeout)
+	ctx, cancel := context.WithTimeout(ctx, objectTime(uint64(len(body))))
 	defer cancel()
 	store, err := b.open(ctx)
 	if err != nil {
@@ -189,8 +194,6 @@ func (b *bucket) get(ctx context.Context, name string) ([]byte, error) {
 		return nil, transport.ContextError(ctx)
 	}
 	defer func() { <-b.reading }()
-	ctx, cancel := context.WithTimeout(ctx, objectTimeout)
-	defer cancel()
 	store, err := b.open(ctx)
 	if err != nil {
 		return nil, err
@@ -202,23 +205,36 @@ func (b *bucket) get(ctx context.Context, name string) ([]byte, error) {
 	return body, nil
 }
 
+// objectTime returns how long the way of a body of a size may take.
+func objectTime(size uint64) time.Duration {
+	return objectTimeout + time.Duration(size>>20)*timePerMiB
+}
+
 // readObject reads an object that is no larger than one may be, whatever its description says, and no link to another.
 func readObject(ctx context.Context, store jetstream.ObjectStore, name string) (body []byte, err error) {
-	object, err := store.Get(ctx, name)
+	asking, cancel := context.WithTimeout(ctx, apiTimeout)
+	defer cancel()
+	info, err := store.GetInfo(asking, name)
+	if err == nil {
+		err = checkObject(info, name) // before Get, which follows a link, and for ever one that leads to itself
+	}
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancelReading := context.WithTimeout(ctx, objectTime(info.Size))
+	defer cancelReading()
+	object, err := store.Get(inSteps{ctx}, name)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, object.Close()) }()
-	info, err := object.Info()
-	switch {
-	case err != nil:
-		return nil, err
-	case info.Name != name:
-		return nil, fmt.Errorf("it is a link to %.80q", info.Name)
-	case info.Size > maxObject:
-		return nil, fmt.Errorf("%w: it has %d bytes, the limit is %d", transport.ErrTooLarge, info.Size, maxObject)
+	if info, err = object.Info(); err == nil {
+		err = checkObject(info, name)
 	}
-	body, err = io.ReadAll(io.LimitReader(object, maxObject+1))
+	if err != nil {
+		return nil, err
+	}
+	body, err = io.ReadAll(io.LimitReader(&objectReader{ctx, object}, maxObject+1))
 	switch {
 	case err != nil:
 		return nil, err
@@ -226,6 +242,45 @@ func readObject(ctx context.Context, store jetstream.ObjectStore, name string) (
 		return nil, fmt.Errorf("%w: it has more than %d bytes", transport.ErrTooLarge, maxObject)
 	}
 	return body, nil
+}
+
+// checkObject refuses what can't be the body with a name.
+func checkObject(info *jetstream.ObjectInfo, name string) error {
+	switch {
+	case info.Opts != nil && info.Opts.Link != nil:
+		return fmt.Errorf("it is a link to %.80q", info.Opts.Link.Name)
+	case info.Name != name:
+		return fmt.Errorf("it is a link to %.80q", info.Name)
+	case info.Size > maxObject:
+		return fmt.Errorf("%w: it has %d bytes, the limit is %d", transport.ErrTooLarge, info.Size, maxObject)
+	}
+	return nil
+}
+
+// inSteps is a context whose deadline is always near: nats.go waits for the next part of an object until then, and does not
+// notice that the context has ended before.
+type inSteps struct{ context.Context }
+
+func (c inSteps) Deadline() (time.Time, bool) { return time.Now().Add(objectPatience), true }
+
+// objectReader reads an object with steps for a context.
+type objectReader struct {
+	ctx    context.Context
+	object jetstream.ObjectResult
+}
+
+func (r *objectReader) Read(p []byte) (int, error) {
+	for began := time.Now(); ; {
+		n, err := r.object.Read(p)
+		switch {
+		case n > 0 || !errors.Is(err, os.ErrDeadlineExceeded):
+			return n, err
+		case r.ctx.Err() != nil:
+			return 0, transport.ContextError(r.ctx)
+		case time.Since(began) >= objectTimeout:
+			return 0, fmt.Errorf("%w: the server does not go on with it", transport.ErrTimeout)
+		}
+	}
 }
 
 // outsource puts the body of a message that is ready into the bucket, if the server would not take the message as it is.

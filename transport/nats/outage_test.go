@@ -314,3 +314,36 @@ func TestTooLarge(t *testing.T) {
 		t.Errorf("call: %v", err)
 	}
 }
+
+// TestCloseWhileAnswerIsRead closes a node whose network stalls in the middle of an answer with a large body.
+func TestCloseWhileAnswerIsRead(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, withJetStream(t))
+	p, c := through(t, s)
+	c.Streams, c.Objects.Bucket = nil, "bodies"
+	carrier, err := nats.Open(limited(t), c, nats.Options{Logger: quiet})
+	check(t, err)
+	node, err := transport.NewNode(carrier, &transport.Options{Logger: quiet})
+	check(t, err)
+	direct := config(s)
+	direct.Objects.Bucket = "bodies"
+	server, err := service.NewServer(openNode(t, direct), "/large")
+	check(t, err)
+	check(t, server.Handle(func(context.Context, *transport.Message) ([]byte, error) { return large(), nil }))
+	client, err := service.NewClient(node, "/large")
+	check(t, err)
+	p.HoldAfter(proxy.ToClient, 300<<10)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	if _, err := client.Call(ctx, nil); !errors.Is(err, transport.ErrTimeout) {
+		t.Errorf("call: %v", err)
+	}
+	const most = 6 * time.Second // much less than a body may take, and enough for a busy machine
+	began := time.Now()
+	ctx, cancel = context.WithTimeout(context.Background(), 100*time.Millisecond)
+	defer cancel()
+	_ = node.Close(ctx) // it may say that not all was sent
+	if took := time.Since(began); took > most {
+		t.Errorf("Close took %v", took)
+	}
+}

@@ -2,6 +2,7 @@ package nats_test
 
 import (
 	"bytes"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -327,14 +328,17 @@ func TestForeignBodies(t *testing.T) {
 	check(t, err)
 	_, err = store.AddLink(limited(t), "link@x", secret)
 	check(t, err)
+	_, err = js.Publish(limited(t), "$O.bodies.M."+base64.URLEncoding.EncodeToString([]byte("self@x.y")),
+		[]byte(`{"name":"self@x.y","options":{"link":{"bucket":"bodies","name":"self@x.y"}},"bucket":"bodies","nuid":"abc"}`))
+	check(t, err)
 	gid := transport.NewGID().String()
-	for id, object := range map[string]string{"id@x": "secret", "link@x": "link@x"} {
+	for id, object := range map[string]string{"id@x": "secret", "link@x": "link@x", "self@x.y": "self@x.y"} {
 		_, err := js.PublishMsg(limited(t), &natsgo.Msg{Subject: "/.t", Header: natsgo.Header{
 			"Message-ID": {id}, transport.HeaderPublisherGID: {gid}, transport.HeaderPublisherSequence: {fmt.Sprint(len(id))}, "Body-Object": {object},
 		}})
 		check(t, err)
 	}
-	for _, l := range letters(t, carrier, 2) {
+	for _, l := range letters(t, carrier, 3) {
 		if !strings.Contains(l.Reason, "link to") && !strings.Contains(l.Reason, "not the message's") {
 			t.Errorf("the reason is %q", l.Reason)
 		}
