@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -176,6 +177,9 @@ func (c *consumer) adopt(info *jetstream.ConsumerInfo) error {
 	if info.Config.AckPolicy != jetstream.AckExplicitPolicy || info.Config.DeliverSubject != "" {
 		return fmt.Errorf("%s: the consumer %s of stream %s has not been made by postbus: %w", c.label, c.name, c.stream.Name, transport.ErrInUse)
 	}
+	if err := c.differs(info.Config); err != nil {
+		return err
+	}
 	anew := c.page.begin(info.Created, info.Config.AckWait)
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -185,6 +189,30 @@ func (c *consumer) adopt(info *jetstream.ConsumerInfo) error {
 	if wait := info.Config.AckWait; wait != c.lease && wait > 0 {
 		c.stream.carrier.logger.Warn("nats: the lease of a consumer is that of its first user", "for", c.label, "stream", c.stream.Name, "lease", wait, "wanted", c.lease)
 		c.lease = wait
+	}
+	return nil
+}
+
+// differs says in what JetStream's consumer is not as it has to be: it would lose messages, or keep them back, without a word.
+func (c *consumer) differs(have jetstream.ConsumerConfig) error {
+	want := c.config()
+	for _, f := range []struct {
+		field      string
+		want, have any
+	}{
+		{"filter", want.FilterSubject, cmp.Or(have.FilterSubject, strings.Join(have.FilterSubjects, " "))},
+		{"backoff", 0, len(have.BackOff)},
+		{"max deliver", want.MaxDeliver, have.MaxDeliver},
+		{"headers only", false, have.HeadersOnly},
+		{"replay", want.ReplayPolicy.String(), have.ReplayPolicy.String()},
+		{"inactive threshold", want.InactiveThreshold, have.InactiveThreshold},
+		{"max request batch", 0, have.MaxRequestBatch},
+		{"max request expires", time.Duration(0), have.MaxRequestExpires},
+		{"max request bytes", 0, have.MaxRequestMaxBytes},
+	} {
+		if f.want != f.have {
+			return fmt.Errorf("consumer %s of stream %s: %s: the server has %v, %s needs %v; %w", c.name, c.stream.Name, f.field, f.have, c.label, f.want, errDiffers)
+		}
 	}
 	return nil
 }

@@ -146,10 +146,6 @@ func (p *puller) session(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if p.failed {
-		p.failed = false
-		p.logger.Info("nats: messages come again", "for", p.label, "stream", p.stream)
-	}
 	s := &session{puller: p, supply: supply, msgs: make(chan *nats.Msg, p.size+statusRoom), lost: lost}
 	if s.sub, err = p.conn.ChanSubscribe(p.conn.NewInbox(), s.msgs); err != nil {
 		return err
@@ -278,6 +274,7 @@ func (s *session) step(ctx context.Context, take func(*nats.Msg, place)) error {
 			}
 			s.next++
 		}
+		s.works()
 		take(m, at)
 	case <-s.wake:
 	case <-s.silence.C:
@@ -289,6 +286,14 @@ func (s *session) step(ctx context.Context, take func(*nats.Msg, place)) error {
 	case <-ctx.Done():
 	}
 	return nil
+}
+
+// works notes that the server gives messages, or says that there are none.
+func (p *puller) works() {
+	if p.failed {
+		p.failed = false
+		p.logger.Info("nats: messages come again", "for", p.label, "stream", p.stream)
+	}
 }
 
 // got notes that so many messages have come, or will not.
@@ -340,7 +345,10 @@ func (s *session) status(m *nats.Msg) error {
 		s.got(left)
 	case code == "404" || code == "408": // nothing waits for what gather has asked for
 		s.asked.Store(0)
-	case code == "100", code == "409" && text == "Batch Completed": // all has come of a pull that had a bound in bytes
+		s.works()
+	case code == "100": // a heartbeat
+		s.works()
+	case code == "409" && text == "Batch Completed": // all has come of a pull that had a bound in bytes
 	case code == noResponders:
 		return errors.New("the consumer does not answer: its server is only starting, or it has been deleted")
 	default:

@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
+	natsgo "github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/postbus/postbus/transport"
@@ -109,6 +111,79 @@ func TestStreamsOfOthers(t *testing.T) {
 		if err := js.DeleteStream(limited(t), "KEPT"); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// What a consumer must not have, whoever made or altered it: it would lose messages or keep them back without a word.
+func TestConsumersOfOthers(t *testing.T) {
+	s := startServer(t, withJetStream(t))
+	_, node, log := openLogging(t, kept(s), false)
+	js := jetStream(t, s)
+	create := func(name string, change func(*jetstream.ConsumerConfig)) {
+		t.Helper()
+		c := jetstream.ConsumerConfig{
+			Durable: "durable-" + name, FilterSubject: "/.t", MaxDeliver: -1, AckPolicy: jetstream.AckExplicitPolicy,
+			Metadata: map[string]string{"postbus-kind": transport.TopicMessage.String(), "postbus-name": "/t"},
+		}
+		change(&c)
+		_, err := js.CreateConsumer(limited(t), "KEPT", c)
+		check(t, err)
+	}
+	n := 0
+	for field, change := range map[string]func(*jetstream.ConsumerConfig){
+		"filter":              func(c *jetstream.ConsumerConfig) { c.FilterSubject = "/.u" },
+		"max deliver":         func(c *jetstream.ConsumerConfig) { c.MaxDeliver = 1 },
+		"backoff":             func(c *jetstream.ConsumerConfig) { c.MaxDeliver, c.BackOff = 2, []time.Duration{time.Second} },
+		"headers only":        func(c *jetstream.ConsumerConfig) { c.HeadersOnly = true },
+		"replay":              func(c *jetstream.ConsumerConfig) { c.ReplayPolicy = jetstream.ReplayOriginalPolicy },
+		"inactive threshold":  func(c *jetstream.ConsumerConfig) { c.InactiveThreshold = time.Hour },
+		"max request batch":   func(c *jetstream.ConsumerConfig) { c.MaxRequestBatch = 1 },
+		"max request expires": func(c *jetstream.ConsumerConfig) { c.MaxRequestExpires = time.Second },
+		"max request bytes":   func(c *jetstream.ConsumerConfig) { c.MaxRequestMaxBytes = 1000 },
+	} {
+		n++
+		name := fmt.Sprint(n)
+		create(name, change)
+		in := durable()
+		in.Durable = name
+		_, err := node.Receive(in, newBox(t))
+		if err == nil || !strings.Contains(err.Error(), "consumer durable-"+name+" of stream KEPT: "+field+": the server has") {
+			t.Errorf("%s: %v", field, err)
+		}
+	}
+
+	create("d", func(c *jetstream.ConsumerConfig) { c.AckWait = 2 * time.Second }) // one that is as it should be
+	got, _ := receive(t, node, durable())
+	newPublisher(node).publish(t, 1)
+	ack(t, got.next())
+	if len(log.messages) > 0 {
+		t.Errorf("the log says %q", <-log.messages)
+	}
+}
+
+// A server that refuses each time to give messages is logged once.
+func TestRefusedPulls(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, withJetStream(t))
+	_, node, log := openLogging(t, kept(s), false)
+	conn := connect(t, s)
+	const refused = 4
+	var pulls atomic.Int32
+	_, err := conn.Subscribe("$JS.API.CONSUMER.MSG.NEXT.KEPT.durable-d", func(m *natsgo.Msg) {
+		if pulls.Add(1) <= refused {
+			check(t, m.RespondMsg(&natsgo.Msg{Header: natsgo.Header{"Status": {"409"}, "Description": {"Exceeded MaxRequestBatch of 1"}}}))
+		}
+	})
+	check(t, err)
+	check(t, conn.Flush())
+	got, _ := receive(t, node, durable())
+	log.await(t, "no messages come")
+	await(t, "messages have been asked for once more", func() bool { return pulls.Load() > refused })
+	newPublisher(node).publish(t, 1)
+	ack(t, got.next())
+	log.await(t, "messages come again")
+	if len(log.messages) > 0 {
+		t.Errorf("the log also says %q", <-log.messages)
 	}
 }
 
