@@ -88,6 +88,8 @@ const (
 	pullSubject  = "$JS.API.CONSUMER.MSG.NEXT."
 	ackPrefix    = "$JS.ACK."
 	pendingField = "Nats-Pending-Messages"
+	// tooLarge is what the server says when the next message does not fit into a pull, or into what is left of it.
+	tooLarge = "Message Size Exceeds MaxBytes"
 )
 
 var (
@@ -169,7 +171,7 @@ func (p *puller) session(ctx context.Context) error {
 			s.returned = false
 			continue
 		}
-		if p.wants(room) && !s.returned {
+		if p.wants(room) && !s.returned && !(s.large && s.asked.Load() > 0) {
 			if err := s.pull(room - int(s.asked.Load())); err != nil {
 				return err
 			}
@@ -211,20 +213,26 @@ type session struct {
 	msgs    chan *nats.Msg
 	lost    <-chan nats.Status
 	silence *time.Timer
+	fresh   bool // nothing has come since messages were last asked for
+	large   bool // the next message does not fit into a pull
 }
 
 // pull asks for so many messages.
 func (s *session) pull(n int) error {
-	return s.ask(n, fmt.Appendf(nil, `{"batch":%d,"max_bytes":%d,"expires":%d,"idle_heartbeat":%d}`, n, s.bytes(), pullExpires.Nanoseconds(), pullHeartbeat.Nanoseconds()))
+	return s.ask(n, fmt.Sprintf(`"expires":%d,"idle_heartbeat":%d`, pullExpires.Nanoseconds(), pullHeartbeat.Nanoseconds()))
 }
 
-// bytes is how much to ask for at a time: a message has to fit in.
-func (s *session) bytes() int64 { return max(pullBytes, 2*s.conn.MaxPayload()) }
-
-func (s *session) ask(n int, request []byte) error {
-	if err := s.conn.PublishRequest(pullSubject+s.stream+"."+s.consumer, s.sub.Subject, request); err != nil {
+// ask asks for so many messages, or fewer. The next one may be larger than such a pull gets in all, as one that is from before the server's
+// max_payload was made smaller: it comes alone.
+func (s *session) ask(n int, how string) error {
+	bound := fmt.Sprintf(`,"max_bytes":%d`, max(pullBytes, 2*s.conn.MaxPayload()))
+	if s.large {
+		n, bound = 1, ""
+	}
+	if err := s.conn.PublishRequest(pullSubject+s.stream+"."+s.consumer, s.sub.Subject, fmt.Appendf(nil, `{"batch":%d%s,%s}`, n, bound, how)); err != nil {
 		return err
 	}
+	s.fresh = true
 	s.asked.Add(int64(n))
 	s.silence.Reset(2 * pullHeartbeat)
 	return nil
@@ -239,8 +247,8 @@ func (s *session) gather(ctx context.Context, room int) error {
 	}
 	var got []message
 	for more := true; more && len(got) < room; {
-		n, before := room-len(got), len(got)
-		if err := s.ask(n, fmt.Appendf(nil, `{"batch":%d,"max_bytes":%d,"no_wait":true}`, n, s.bytes())); err != nil {
+		before, large := len(got), s.large
+		if err := s.ask(room-len(got), `"no_wait":true`); err != nil {
 			return err
 		}
 		for s.asked.Load() > 0 && ctx.Err() == nil {
@@ -249,7 +257,7 @@ func (s *session) gather(ctx context.Context, room int) error {
 				return err // they come again
 			}
 		}
-		more = len(got) > before && ctx.Err() == nil
+		more = (len(got) > before || s.large && !large) && ctx.Err() == nil
 	}
 	slices.SortStableFunc(got, func(a, b message) int { return cmp.Compare(a.place.stream, b.place.stream) })
 	for _, m := range got {
@@ -275,6 +283,7 @@ func (s *session) step(ctx context.Context, take func(*nats.Msg, place)) error {
 			s.next++
 		}
 		s.works()
+		s.fresh, s.large = false, false
 		take(m, at)
 	case <-s.wake:
 	case <-s.silence.C:
@@ -343,6 +352,7 @@ func (s *session) status(m *nats.Msg) error {
 	switch {
 	case err == nil && (code == "408" || code == "409"):
 		s.got(left)
+		s.large = s.large || s.fresh && text == tooLarge
 	case code == "404" || code == "408": // nothing waits for what gather has asked for
 		s.asked.Store(0)
 		s.works()

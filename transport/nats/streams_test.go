@@ -187,6 +187,38 @@ func TestRefusedPulls(t *testing.T) {
 	}
 }
 
+// A message is larger than what is asked for at a time, because max_payload of the server was larger when it was sent.
+func TestLargeStored(t *testing.T) {
+	t.Parallel()
+	options := withJetStream(t)
+	s := startServer(t, func(o *server.Options) {
+		options(o)
+		o.MaxPayload = 16 << 20
+	})
+	node := openNode(t, kept(s))
+	_, stop := receive(t, node, durable())
+	stop()
+	pub := newPublisher(node)
+	pub.publish(t, 1)
+	large := pub.message()
+	large.Body = make([]byte, 9<<20)
+	check(t, node.Send(limited(t), large))
+	pub.publish(t, 1)
+	closeNode(t, node)
+	stopServer(s)
+	s = startServer(t, options)
+	for _, in := range []transport.Interest{durable(), durable(), {Kind: transport.TopicMessage, Name: "/t", Last: 3}} {
+		node := openNode(t, kept(s))
+		got, _ := receive(t, node, in)
+		for n := range uint64(3) {
+			if m := got.next().Message; m.Info.Sequence != n+1 || n == 1 && len(m.Body) != len(large.Body) {
+				t.Errorf("message %d came with %d bytes, want message %d", m.Info.Sequence, len(m.Body), n+1)
+			}
+		}
+		closeNode(t, node) // which gives back what is not settled
+	}
+}
+
 func TestInvalidStreams(t *testing.T) {
 	for want, c := range map[string]nats.Config{
 		"name: ":                {Streams: []nats.Stream{{Name: "a.b", Names: []string{"x"}}}},
