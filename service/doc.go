@@ -26,7 +26,7 @@
 // # Requests that come twice
 //
 // Mail can come twice, and a client whose connection broke sends its request again. A server handles
-// such a request once: while it is being handled a repetition waits for the outcome, and after that it
+// such a request once: while it is being handled a repetition waits for the outcome, which is sent to each sender, and after that it
 // gets the same answer once more (the client drops what it does not need). For that a server keeps its
 // answers, within [KeptAnswers], [KeptBytes] and [KeptAge]; older requests are handled again. They are
 // kept in memory: where a [Durable] server's carrier knows that a former process has answered the

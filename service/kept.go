@@ -63,6 +63,7 @@ type keptRequest struct {
 	key   requestKey
 	// answer has, if none is kept, an empty body with room for another.
 	answer answer
+	from   string // its sender
 	// repetitions are further deliveries of the request, which wait for its outcome.
 	repetitions []transport.Delivery
 }
@@ -72,7 +73,7 @@ type arrival uint8
 
 const (
 	isNew      arrival = iota // handle it
-	isOpen                    // it is being handled already, and the delivery held if it is to be settled
+	isOpen                    // it is being handled already, and the delivery held if it is to be settled, or from another sender
 	isAnswered                // send the answer again
 	isTooMany                 // as isOpen, but there are too many deliveries to be held
 )
@@ -96,7 +97,7 @@ func (k *kept) arrive(d transport.Delivery) (arrival, *answer) {
 	case r == nil:
 		if k.requests.count < maxOpen+KeptAnswers {
 			r = k.newLocked()
-			r.key, r.hash = key, hash
+			r.key, r.hash, r.from = key, hash, d.Message.From
 			k.requests.add(r)
 		}
 		return isNew, nil
@@ -108,13 +109,19 @@ func (k *kept) arrive(d transport.Delivery) (arrival, *answer) {
 		return isAnswered, &again
 	case !r.since.IsZero():
 		return isAnswered, nil
-	case d.Settler == nil:
+	case d.Settler == nil && r.answersLocked(d.Message.From):
 		return isOpen, nil
 	case len(r.repetitions) == maxRepetitions:
 		return isTooMany, nil
 	}
 	r.repetitions = append(r.repetitions, d)
 	return isOpen, nil
+}
+
+// answersLocked reports whether a sender gets the answer already: the first, or one of a repetition. Another one has taken the call
+// over, as a bridge does that has been started again, and wants the answer at an address of its own.
+func (r *keptRequest) answersLocked(from string) bool {
+	return r.from == from || slices.ContainsFunc(r.repetitions, func(d transport.Delivery) bool { return d.Message.From == from })
 }
 
 // forget drops a request that will not be handled, and gives back its repetitions.

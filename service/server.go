@@ -156,7 +156,11 @@ func (r *Request) settle(a *answer, how func(transport.Delivery)) {
 	held := r.server.kept.keep(r.Message, a)
 	how(r.delivery)
 	for _, d := range held {
-		how(d)
+		if d.Message.From == r.From {
+			how(d)
+		} else {
+			r.server.inbox.Deliver(d) // the answer has been kept for it
+		}
 	}
 }
 

@@ -196,8 +196,8 @@ func (w *witness) serve(p program, name string) {
 // patience is how long programs wait for the last message. On a busy machine the bridge may have much to do after its last start.
 const patience = 3 * time.Minute
 
-// callTimeout is how long a caller waits: outages are shorter.
-const callTimeout = 15 * time.Second
+// callTimeout is how long a caller waits: all outages together are shorter.
+const callTimeout = 2 * time.Minute
 
 // call calls a service n times in each round, and waits for the outcomes in the end.
 func (w *witness) call(node *transport.Node, name string, n int, rounds rounds) {
@@ -309,9 +309,8 @@ func testKilled(t *testing.T, s sides, first, second program, outage func(int) (
 	if err != nil {
 		t.Fatal(err)
 	}
-	// What answers travel by may lose them: then callers are told.
 	ended := report.Answered + report.Timeouts + report.FailedCalls
-	if !report.OK() || report.Acked != 2*kills*messages || ended != kills*calls || report.Answered < ended/2 {
+	if !report.OK() || report.Acked != 2*kills*messages || ended != kills*calls || report.Answered != ended {
 		t.Errorf("%+v", report)
 	}
 	t.Logf("%d published, %d of %d calls answered, in %v", report.Published, report.Answered, ended, report.Duration)

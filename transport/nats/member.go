@@ -278,6 +278,12 @@ func (c *consumer) comesAgain(reply string, p place) bool {
 	return true
 }
 
+// wantedElsewhere reports whether a request is a repetition of one that is open, by another sender: the answer is wanted there, too. c.mu is held.
+func (c *consumer) wantedElsewhere(open uint64, request *transport.Message) bool {
+	t := c.open[open]
+	return t != nil && request.Kind == transport.Request && t.message.From != request.From
+}
+
 // accept makes out the ticket for a message, unless it has been handled or is here already.
 func (c *consumer) accept(m *member, message *transport.Message, reply string, p place, uncounted int) *ticket {
 	key := order.KeyOf(message)
@@ -295,7 +301,7 @@ func (c *consumer) accept(m *member, message *transport.Message, reply string, p
 		return nil
 	}
 	repeated := c.handled.Has(key)
-	if other, ok := c.known[key]; ok && other != p.stream || repeated && message.Kind != transport.Request {
+	if other, ok := c.known[key]; ok && other != p.stream && !c.wantedElsewhere(other, message) || repeated && message.Kind != transport.Request {
 		return nil
 	}
 	t := &ticket{

@@ -69,11 +69,13 @@ func (f *flight) add(ctx context.Context, s *stream, e *envelope, m *transport.M
 	if err != nil {
 		return s.failed(err)
 	}
+	id := e.msg.Header[headerID][0]
 	if m.Kind == transport.Request {
 		e.set(headerReplyTo, e.msg.Reply)
+		id += " " + e.msg.Reply // another process that takes the call over wants the answer elsewhere
 	}
 	if m.Kind != transport.Request || !s.hasTaken(m) {
-		e.set(headerDedup, e.msg.Header[headerID][0])
+		e.set(headerDedup, id)
 	}
 	e.msg.Reply = subject
 	if failed := f.carrier.publish(e); failed != nil {
