@@ -114,15 +114,31 @@ func TestParseConfig(t *testing.T) {
 				c.RMWEmailRoutes = []string{"/a"}
 			})},
 	} {
-		t.Run(test.name, func(t *testing.T) {
-			got, err := email.ParseConfig([]byte(test.text), filepath.Join(folder, "email.yml"))
-			if err != nil {
-				t.Fatal(err)
-			}
-			if diff := cmp.Diff(test.want, got); diff != "" {
-				t.Errorf("-want +got\n%s", diff)
-			}
-		})
+		t.Run(test.name, func(t *testing.T) { parses(t, test.text, filepath.Join(folder, "email.yml"), test.want) })
+	}
+}
+
+// parses parses the text of a file and wants a configuration.
+func parses(t *testing.T, text, file string, want email.Config) {
+	t.Helper()
+	got, err := email.ParseConfig([]byte(text), file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("-want +got\n%s", diff)
+	}
+}
+
+// parsesNot parses the text of a file and wants an error that has something in it, and nothing secret.
+func parsesNot(t *testing.T, text, file, want string) {
+	t.Helper()
+	_, err := email.ParseConfig([]byte(text), file)
+	if err == nil || !strings.Contains(err.Error(), want) {
+		t.Fatalf("error %q, want %q in it", err, want)
+	}
+	if strings.Contains(err.Error(), "secret") {
+		t.Errorf("the error shows a secret: %v", err)
 	}
 }
 
@@ -208,15 +224,7 @@ func TestParseConfigErrors(t *testing.T) {
 		{"unknown compat", minimal + "  compat: rmw_smtp\n", `c/email.yml:7: email.compat: "rmw_smtp" is not known; the only value is rmw_email`},
 		{"unknown compat of a route", minimal + "routes:\n- {pattern: /a, to: a@b.c}\n- pattern: /b\n  to: a@b.c\n  compat: true\n", `c/email.yml:11: routes[1].compat: "true" is not known`},
 	} {
-		t.Run(test.name, func(t *testing.T) {
-			_, err := email.ParseConfig([]byte(test.text), "c/email.yml")
-			if err == nil || !strings.Contains(err.Error(), test.want) {
-				t.Fatalf("error %q, want %q in it", err, test.want)
-			}
-			if strings.Contains(err.Error(), "secret") {
-				t.Errorf("the error shows the password: %v", err)
-			}
-		})
+		t.Run(test.name, func(t *testing.T) { parsesNot(t, test.text, "c/email.yml", test.want) })
 	}
 	_, err := email.ParseConfig([]byte("email:\n  a: 1\n  b: 2\n"), "f")
 	if err == nil || strings.Count(err.Error(), "\n") != 2 {

@@ -7,7 +7,9 @@ import (
 
 	"github.com/emersion/go-imap/v2"
 
+	"github.com/postbus/postbus/email"
 	"github.com/postbus/postbus/email/internal/claim"
+	"github.com/postbus/postbus/email/mailserver"
 	"github.com/postbus/postbus/internal/torture/proxy"
 )
 
@@ -58,18 +60,25 @@ func (x *team) acquaint(seen map[uint64]bool, members ...string) {
 	}
 }
 
+// behindProxy returns the configuration of a member that reads and writes the log through a proxy.
+func (x *team) behindProxy(server *mailserver.Server) (*proxy.Proxy, email.Config) {
+	x.Helper()
+	p, err := proxy.Listen(server.IMAPAddr())
+	if err != nil {
+		x.Fatal(err)
+	}
+	x.Cleanup(func() { p.Close() })
+	config := x.config
+	config.IMAP = "imap+insecure://" + p.Addr()
+	return p, config
+}
+
 // TestGroupLogDeletedUnread: the log is deleted before a member has read what the other has done. It waits until the other
 // says so, and takes nothing for that which was meant for the old log: who has written it has not yet noticed.
 func TestGroupLogDeletedUnread(t *testing.T) {
 	t.Parallel()
 	x, server := embeddedTeam(t)
-	p, err := proxy.Listen(server.IMAPAddr())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer p.Close()
-	config := x.config
-	config.IMAP = "imap+insecure://" + p.Addr()
+	p, config := x.behindProxy(server)
 	seen := make(map[uint64]bool)
 	x.joinWith("a", config, x.interest)
 	x.join("b")
@@ -102,13 +111,7 @@ func (x *team) awaitRecords(n int) {
 func TestGroupLogDeletedAgain(t *testing.T) {
 	t.Parallel()
 	x, server := embeddedTeam(t)
-	p, err := proxy.Listen(server.IMAPAddr())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer p.Close()
-	config := x.config
-	config.IMAP = "imap+insecure://" + p.Addr()
+	p, config := x.behindProxy(server)
 	seen := make(map[uint64]bool)
 	x.join("a")
 	x.joinWith("b", config, x.interest)

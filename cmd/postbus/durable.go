@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"iter"
 	"strconv"
 	"strings"
@@ -52,16 +51,7 @@ func (a *app) withState(path string, f func(*email.State) error) error {
 			return errors.New("the configuration has no state file: set state in it, or use --file")
 		}
 	}
-	state, err := email.OpenState(path)
-	switch {
-	case errors.Is(err, transport.ErrInUse):
-		return fmt.Errorf("%w; end that program first", err)
-	case errors.Is(err, fs.ErrNotExist):
-		return fmt.Errorf("%w: no program has used it yet", err)
-	case err != nil:
-		return err
-	}
-	return errors.Join(f(state), state.Close())
+	return withFile(path, email.OpenState, f)
 }
 
 func (a *app) durableListCommand(file *string) *cobra.Command {

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"iter"
 	"strconv"
@@ -44,7 +45,12 @@ func (a *app) withOutbox(path string, f func(*outbox.File) error) error {
 			return errors.New("the configuration has no outbox: set outbox.file in it, or use --file")
 		}
 	}
-	file, err := outbox.OpenFile(path)
+	return withFile(path, outbox.OpenFile, f)
+}
+
+// withFile opens a file that programs keep, for f.
+func withFile[F io.Closer](path string, open func(string) (F, error), f func(F) error) error {
+	file, err := open(path)
 	switch {
 	case errors.Is(err, transport.ErrInUse):
 		return fmt.Errorf("%w; end that program first", err)
