@@ -51,10 +51,9 @@ func (k Cache) complete() (Cache, error) {
 		return k, fmt.Errorf("cache: bucket: %.80q is not allowed, but 1 to 64 of A-Z a-z 0-9 _ -", k.Bucket)
 	case k.MaxBytes < 0:
 		return k, errors.New("cache: max-bytes: it can't be negative")
-	case k.Storage != "file" && k.Storage != "memory":
-		return k, fmt.Errorf("cache: storage: %.40q is neither file nor memory", k.Storage)
-	case k.Replicas < 1 || k.Replicas > 5:
-		return k, fmt.Errorf("cache: replicas: %d; 1 to 5 are possible", k.Replicas)
+	}
+	if err := checkKeeping(k.Storage, k.Replicas); err != nil {
+		return k, fmt.Errorf("cache: %w", err)
 	}
 	return k, nil
 }
@@ -91,16 +90,14 @@ func (k *cache) open(ctx context.Context) (jetstream.KeyValue, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
 	defer cancel()
-	values, err := k.js.KeyValue(ctx, k.Bucket)
-	if errors.Is(err, jetstream.ErrBucketNotFound) {
-		values, err = k.js.CreateKeyValue(ctx, jetstream.KeyValueConfig{
-			Bucket: k.Bucket, Description: "results that servers of postbus share", LimitMarkerTTL: markerAge,
-			MaxBytes: k.MaxBytes, Storage: storageType(k.Storage), Replicas: k.Replicas,
+	values, err := findBucket(
+		func() (jetstream.KeyValue, error) { return k.js.KeyValue(ctx, k.Bucket) },
+		func() (jetstream.KeyValue, error) {
+			return k.js.CreateKeyValue(ctx, jetstream.KeyValueConfig{
+				Bucket: k.Bucket, Description: "results that servers of postbus share", LimitMarkerTTL: markerAge,
+				MaxBytes: k.MaxBytes, Storage: storageType(k.Storage), Replicas: k.Replicas,
+			})
 		})
-		if errors.Is(err, jetstream.ErrBucketExists) { // somebody else was faster
-			values, err = k.js.KeyValue(ctx, k.Bucket)
-		}
-	}
 	if err != nil {
 		return nil, k.failed(err)
 	}
@@ -118,20 +115,11 @@ func (k *cache) check(ctx context.Context, values jetstream.KeyValue) error {
 		return k.failed(err)
 	}
 	have := status.Config()
-	for _, f := range []struct {
-		field      string
-		want, have any
-	}{
-		{"max-bytes", k.MaxBytes, have.MaxBytes},
-		{"storage", storageType(k.Storage).String(), have.Storage.String()},
-		{"replicas", k.Replicas, have.Replicas},
-		{"values with an age of their own (limit marker)", true, have.LimitMarkerTTL > 0},
-	} {
-		if f.want != f.have {
-			return fmt.Errorf("bucket %s: %s: the server has %v, the configuration %v; %w", k.Bucket, f.field, f.have, f.want, errDiffers)
-		}
-	}
-	return nil
+	return differs("bucket "+k.Bucket,
+		field{"max-bytes", k.MaxBytes, have.MaxBytes},
+		field{"storage", storageType(k.Storage).String(), have.Storage.String()},
+		field{"replicas", k.Replicas, have.Replicas},
+		field{"values with an age of their own (limit marker)", true, have.LimitMarkerTTL > 0})
 }
 
 func (k *cache) failed(err error) error {

@@ -69,10 +69,9 @@ func (o Objects) complete() (Objects, error) {
 		return o, fmt.Errorf("objects: bucket: %.80q is not allowed, but 1 to 64 of A-Z a-z 0-9 _ -", o.Bucket)
 	case o.MaxAge < 0 || o.MaxBytes < 0:
 		return o, errors.New("objects: max-age, max-bytes: they can't be negative")
-	case o.Storage != "file" && o.Storage != "memory":
-		return o, fmt.Errorf("objects: storage: %.40q is neither file nor memory", o.Storage)
-	case o.Replicas < 1 || o.Replicas > 5:
-		return o, fmt.Errorf("objects: replicas: %d; 1 to 5 are possible", o.Replicas)
+	}
+	if err := checkKeeping(o.Storage, o.Replicas); err != nil {
+		return o, fmt.Errorf("objects: %w", err)
 	}
 	return o, nil
 }
@@ -98,19 +97,17 @@ func (b *bucket) open(ctx context.Context) (jetstream.ObjectStore, error) {
 	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
 	defer cancel()
 	js := b.carrier.js
-	store, err := js.ObjectStore(ctx, b.Bucket)
-	if errors.Is(err, jetstream.ErrBucketNotFound) || errors.Is(err, jetstream.ErrStreamNotFound) {
-		if b.found {
-			b.carrier.logger.Error("nats: a bucket has vanished, and what it had with it; it is created anew", "bucket", b.Bucket)
-		}
-		store, err = js.CreateObjectStore(ctx, jetstream.ObjectStoreConfig{
-			Bucket: b.Bucket, Description: "large bodies of messages of postbus", TTL: b.MaxAge, MaxBytes: unlimited(b.MaxBytes),
-			Storage: storageType(b.Storage), Replicas: b.Replicas,
+	store, err := findBucket(
+		func() (jetstream.ObjectStore, error) { return js.ObjectStore(ctx, b.Bucket) },
+		func() (jetstream.ObjectStore, error) {
+			if b.found {
+				b.carrier.logger.Error("nats: a bucket has vanished, and what it had with it; it is created anew", "bucket", b.Bucket)
+			}
+			return js.CreateObjectStore(ctx, jetstream.ObjectStoreConfig{
+				Bucket: b.Bucket, Description: "large bodies of messages of postbus", TTL: b.MaxAge, MaxBytes: unlimited(b.MaxBytes),
+				Storage: storageType(b.Storage), Replicas: b.Replicas,
+			})
 		})
-		if errors.Is(err, jetstream.ErrBucketExists) { // somebody else was faster
-			store, err = js.ObjectStore(ctx, b.Bucket)
-		}
-	}
 	if err != nil {
 		return nil, fmt.Errorf("bucket %s: %w", b.Bucket, jetStreamError(err))
 	}
@@ -119,6 +116,18 @@ func (b *bucket) open(ctx context.Context) (jetstream.ObjectStore, error) {
 	}
 	b.store, b.found = store, true
 	return store, nil
+}
+
+// findBucket returns a bucket that is there, or else creates it.
+func findBucket[B any](find, create func() (B, error)) (B, error) {
+	bucket, err := find()
+	if errors.Is(err, jetstream.ErrBucketNotFound) || errors.Is(err, jetstream.ErrStreamNotFound) {
+		bucket, err = create()
+		if errors.Is(err, jetstream.ErrBucketExists) { // somebody else was faster
+			bucket, err = find()
+		}
+	}
+	return bucket, err
 }
 
 // warn says which streams are told to keep messages for longer than the bucket keeps their bodies. Those that are told no time have other
@@ -152,19 +161,10 @@ func (b *bucket) check(ctx context.Context, store jetstream.ObjectStore) error {
 	if err != nil {
 		return fmt.Errorf("bucket %s: %w", b.Bucket, jetStreamError(err))
 	}
-	for _, f := range []struct {
-		field      string
-		want, have any
-	}{
-		{"max-age", b.MaxAge, status.TTL()},
-		{"storage", storageType(b.Storage).String(), status.Storage().String()},
-		{"replicas", b.Replicas, status.Replicas()},
-	} {
-		if f.want != f.have {
-			return fmt.Errorf("bucket %s: %s: the server has %v, the configuration %v; %w", b.Bucket, f.field, f.have, f.want, errDiffers)
-		}
-	}
-	return nil
+	return differs("bucket "+b.Bucket,
+		field{"max-age", b.MaxAge, status.TTL()},
+		field{"storage", storageType(b.Storage).String(), status.Storage().String()},
+		field{"replicas", b.Replicas, status.Replicas()})
 }
 
 // put keeps a body under a name, unless it is there.

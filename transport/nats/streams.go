@@ -85,14 +85,13 @@ func (s Stream) complete() (Stream, error) {
 		return fail("name: 1 to 64 of A-Z a-z 0-9 _ - are allowed")
 	case len(s.Names) == 0:
 		return fail("names: there are none")
-	case s.Storage != "file" && s.Storage != "memory":
-		return fail("storage: %.40q is neither file nor memory", s.Storage)
-	case s.Replicas < 1 || s.Replicas > 5:
-		return fail("replicas: %d; 1 to 5 are possible", s.Replicas)
 	case s.MaxAge < 0 || s.MaxBytes < 0 || s.MaxMessages < 0:
 		return fail("max-age, max-bytes, max-messages: they can't be negative")
 	case s.Duplicates < 0 || s.MaxAge > 0 && s.Duplicates > s.MaxAge:
 		return fail("duplicates: %v; 0 to max-age, %v, is possible", s.Duplicates, s.MaxAge)
+	}
+	if err := checkKeeping(s.Storage, s.Replicas); err != nil {
+		return fail("%w", err)
 	}
 	for _, name := range s.Names {
 		if err := transport.ValidatePattern(name); err != nil {
@@ -103,6 +102,17 @@ func (s Stream) complete() (Stream, error) {
 		}
 	}
 	return s, nil
+}
+
+// checkKeeping checks where a stream or bucket is kept, and how often.
+func checkKeeping(storage string, replicas int) error {
+	switch {
+	case storage != "file" && storage != "memory":
+		return fmt.Errorf("storage: %.40q is neither file nor memory", storage)
+	case replicas < 1 || replicas > 5:
+		return fmt.Errorf("replicas: %d; 1 to 5 are possible", replicas)
+	}
+	return nil
 }
 
 // checkStreams completes the streams of a configuration.
@@ -165,14 +175,27 @@ func unlimited(n int64) int64 {
 	return n
 }
 
-// differs says in what a stream on the server is not as it is wanted.
-func differs(want, have jetstream.StreamConfig) error {
+// field is something that is as it is on the server, and should be as the configuration wants it.
+type field struct {
+	name       string
+	want, have any
+}
+
+// differs says in what something on the server is not as it is wanted.
+func differs(what string, fields ...field) error {
+	for _, f := range fields {
+		if f.want != f.have {
+			return fmt.Errorf("%s: %s: the server has %v, the configuration %v; %w", what, f.name, f.have, f.want, errDiffers)
+		}
+	}
+	return nil
+}
+
+// streamDiffers says in what a stream on the server is not as it is wanted.
+func streamDiffers(want, have jetstream.StreamConfig) error {
 	slices.Sort(want.Subjects)
 	slices.Sort(have.Subjects)
-	for _, f := range []struct {
-		field      string
-		want, have any
-	}{
+	return differs("stream "+want.Name, []field{
 		{"names", strings.Join(want.Subjects, " "), strings.Join(have.Subjects, " ")},
 		{"storage", want.Storage.String(), have.Storage.String()},
 		{"replicas", want.Replicas, have.Replicas},
@@ -190,12 +213,7 @@ func differs(want, have jetstream.StreamConfig) error {
 		{"consumers", -1, have.MaxConsumers},
 		{"mirror or sources", false, have.Mirror != nil || len(have.Sources) > 0},
 		{"transform of subjects", false, have.SubjectTransform != nil},
-	} {
-		if f.want != f.have {
-			return fmt.Errorf("stream %s: %s: the server has %v, the configuration %v; %w", want.Name, f.field, f.have, f.want, errDiffers)
-		}
-	}
-	return nil
+	}...)
 }
 
 var errDiffers = errors.New("nothing is altered here, so change one of them")
@@ -295,7 +313,7 @@ func (s *stream) ensureOne(ctx context.Context, want jetstream.StreamConfig) err
 	if err != nil {
 		return fmt.Errorf("stream %s: %w", want.Name, jetStreamError(err))
 	}
-	return differs(want, found.CachedInfo().Config)
+	return streamDiffers(want, found.CachedInfo().Config)
 }
 
 // failure returns what an error about the stream, or one beside it, means for people. If it says that there is none, as after the restart
