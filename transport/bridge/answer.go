@@ -20,12 +20,8 @@ const (
 	CodeDeadline = 504
 )
 
-// answerOf returns what an answer of the other side, which may be an Undeliverable, is as the answer to the original
-// request.
-func answerOf(request, answer *transport.Message, side, name string) *transport.Message {
-	if answer.Kind == transport.Undeliverable {
-		return errorOf(request, failure(answer.Bounce(name), side))
-	}
+// answerOf returns what an answer of the other side is as the answer to the original request.
+func answerOf(request, answer *transport.Message) *transport.Message {
 	back := across(answer, nil)
 	back.Header = answer.Header
 	back.Name = request.Name

@@ -32,23 +32,25 @@
 // Every call has one answer: if the far side does not give one, the bridge does, with [CodeDeadline]
 // when the time is over, and at once with [CodeNoResponder] when nobody serves the name there, or
 // [CodeUndeliverable] when the request is refused or comes back. A request that comes again while its answer is
-// awaited gets that one.
+// awaited gets that one, and later what the server has kept; when nobody can wait for it any more it does not cross again.
 //
 // A client that has no identity of its own (a person's mail, a plain request of NATS, rmw_email) gets one for the far
 // side, which is made of the ID of its request, and so is the same whenever the request comes.
 //
-// The bridge is in the place of the servers for those who call: that nobody serves a name they hear from it. Where a
+// A rule for one name puts the bridge in the place of its server: that nobody serves it, those who call hear at once. A pattern may also
+// stand for names that are served next to their callers. So by a rule with a pattern the bridge does not answer a call that nobody
+// serves on the far side, and if nobody else does it ends at its deadline. Where a
 // subscription hides that there is no server (see package nats), a rule for topics whose pattern stands for the names of services
 // does so, too.
 //
 // By a rule in both directions a name may be served on either side, also next to its caller. So the bridge says nothing at once of a
 // request that only it has taken on the far side: a call that nobody serves ends at its deadline. Where callers
-// are to hear it at once, the names served on each side have a rule in one direction.
+// are to hear it at once, each name has a rule of its own, in one direction.
 //
 // # Nothing lost
 //
 // A rule with a durable name, or a group, is done with a message when the other side has taken it, and with a
-// request when its answer has been taken. Until then it comes again: after a crash, or to another bridge of the same group.
+// request when its answer has been taken, however long that takes. Until then it comes again: after a crash, or to another bridge of the same group.
 // With an outbox, a mail server, or a stream of JetStream as the next hop this is at-least-once all the way, and
 // receivers drop what comes twice, if it came with an ID. Only answers may travel by less (an inbox of NATS): the caller of one that is lost is told so, at
 // the deadline. While the other side can't take anything, messages stay where

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -28,12 +29,13 @@ const answerTimeout = 30 * time.Second
 // service is a rule in requests, at work.
 type service struct {
 	*route
+	pattern  bool // the rule stands for several names
 	inbox    *queue.Inbox
 	underway atomic.Int64 // requests that the inbox has handed over
 }
 
 func openService(r *route) (crossing, error) {
-	s := &service{route: r}
+	s := &service{route: r, pattern: strings.ContainsAny(r.rule.Pattern, "*>")}
 	var err error
 	s.inbox, err = queue.Attach(r.from.Node, r.rule.interest(), queue.Options{QoS: transport.QoS{KeepAll: true}})
 	if err != nil {
@@ -48,7 +50,11 @@ func openService(r *route) (crossing, error) {
 
 // Drain implements crossing.
 func (s *service) Drain(ctx context.Context) error {
-	if err := s.inbox.Drain(ctx); err != nil {
+	err := s.inbox.Drain(ctx)
+	for d, ok := s.inbox.TryPop(); ok; d, ok = s.inbox.TryPop() {
+		s.giveBack(d) // there was no time to begin with it
+	}
+	if err != nil {
 		return fmt.Errorf("rule %q: calls are still under way to %s: %w", s.rule, s.to.Name, err)
 	}
 	return nil
@@ -66,7 +72,7 @@ func (s *service) forward(ctx context.Context, d transport.Delivery) {
 	case !ok:
 		s.looped.Add(1)
 		s.ack(d)
-	case d.Repeated: // its answer has been taken
+	case d.Repeated && !awaited(m, time.Now()): // its answer has been taken
 		s.repeated.Add(1)
 		s.ack(d)
 	case m.Expired(time.Now()):
@@ -96,7 +102,9 @@ func (s *service) call(ctx context.Context, d transport.Delivery, way []string) 
 	deliveries := []transport.Delivery{d}
 	var answer *transport.Message
 	if err == nil {
-		err = s.ask(waiting, request)
+		sent := s.sendRequest(ctx, request)
+		defer func() { <-sent }()
+		err = s.ask(waiting, sent)
 		var held []transport.Delivery
 		answer, held = s.calls.end(begun)
 		deliveries = append(deliveries, held...)
@@ -108,26 +116,53 @@ func (s *service) call(ctx context.Context, d transport.Delivery, way []string) 
 	if closed {
 		s.otherSideClosed()
 	}
+	if answer != nil && answer.Kind == transport.Undeliverable {
+		answer, err = nil, answer.Bounce(request.Name)
+	}
 	switch {
 	case answer != nil:
-		s.answer(ctx, deliveries, answerOf(d.Message, answer, s.to.Name, request.Name))
+		s.answer(ctx, deliveries, answerOf(d.Message, answer))
 	case ctx.Err() != nil, closed && d.Settler != nil:
 		s.giveBackAll(deliveries)
+	case s.pattern && errors.Is(err, transport.ErrNoResponder):
+		s.failed.Add(1)
+		s.ackAll(deliveries) // who serves the name may be next to the caller
 	default:
 		s.failed.Add(1)
 		s.answer(ctx, deliveries, errorOf(d.Message, failure(err, s.to.Name)))
 	}
 }
 
-// ask sends a request and waits until the call is decided, or its time is over.
-func (s *service) ask(waiting context.Context, request *transport.Message) error {
-	err := send(waiting, s.to.Node, func() *transport.Message {
-		next := *request
-		return &next
-	})
-	if err == nil {
-		s.forwarded.Add(1)
-	} else if failed, ok := errors.AsType[*transport.SendError](err); !ok || failed.Outcome != transport.Unknown {
+// sendRequest sends a request until its deadline, also when its answer comes first: what is being sent is not cut off. The channel gets
+// the outcome, and is closed.
+func (s *service) sendRequest(ctx context.Context, request *transport.Message) <-chan error {
+	sent := make(chan error, 1)
+	go func() {
+		defer close(sent)
+		sending, cancel := context.WithDeadline(ctx, request.Deadline)
+		defer cancel()
+		err := send(sending, s.to.Node, func() *transport.Message {
+			next := *request
+			return &next
+		})
+		if err == nil {
+			s.forwarded.Add(1)
+		}
+		sent <- err
+	}()
+	return sent
+}
+
+// ask waits until a request that is being sent is decided, or its time is over.
+func (s *service) ask(waiting context.Context, sent <-chan error) (err error) {
+	select {
+	case err = <-sent:
+	case <-waiting.Done():
+		if errors.Is(waiting.Err(), context.DeadlineExceeded) {
+			err = <-sent // which ends then, too
+		}
+	}
+	if failed, ok := errors.AsType[*transport.SendError](err); err != nil && (!ok || failed.Outcome != transport.Unknown) {
 		return err
 	}
 	<-waiting.Done()
@@ -143,11 +178,14 @@ func (s *service) ask(waiting context.Context, request *transport.Message) error
 // answer sends an answer to the original request, and settles what has brought it.
 func (s *service) answer(ctx context.Context, deliveries []transport.Delivery, answer *transport.Message) {
 	request := deliveries[0].Message
-	deadline := time.Now().Add(answerTimeout)
-	if request.Deadline.After(deadline) {
-		deadline = request.Deadline
+	sending, cancel := ctx, context.CancelFunc(func() {})
+	if deliveries[0].Settler == nil { // what is tracked waits until its answer can be sent
+		deadline := time.Now().Add(answerTimeout)
+		if request.Deadline.After(deadline) {
+			deadline = request.Deadline
+		}
+		sending, cancel = context.WithDeadline(ctx, deadline)
 	}
-	sending, cancel := context.WithDeadline(ctx, deadline)
 	defer cancel()
 	err := s.sendBack(sending, answer)
 	if answer.Kind == transport.Response && (errors.Is(err, transport.ErrTooLarge) || errors.Is(err, transport.ErrNotSupported) || errors.Is(err, transport.ErrInvalidHeader)) {
@@ -156,9 +194,7 @@ func (s *service) answer(ctx context.Context, deliveries []transport.Delivery, a
 	}
 	if err == nil {
 		s.answered.Add(1)
-		for _, d := range deliveries {
-			s.ack(d)
-		}
+		s.ackAll(deliveries)
 		return
 	}
 	if ctx.Err() != nil {
@@ -182,6 +218,12 @@ func (s *service) sendBack(ctx context.Context, answer *transport.Message) error
 		next := *answer
 		return &next
 	})
+}
+
+func (s *service) ackAll(deliveries []transport.Delivery) {
+	for _, d := range deliveries {
+		s.ack(d)
+	}
 }
 
 func (s *service) giveBackAll(deliveries []transport.Delivery) {
@@ -226,6 +268,14 @@ func identityOf(id transport.ID) transport.GID {
 	}
 	sum := sha256.Sum256([]byte("request " + id.String()))
 	return transport.GID(sum[:16])
+}
+
+// awaited reports whether a client may still wait for the answer to a request.
+func awaited(m *transport.Message, now time.Time) bool {
+	if m.Deadline.IsZero() {
+		return now.Sub(m.Info.SourceTime) < DefaultTimeout
+	}
+	return !m.Expired(now)
 }
 
 // shorter returns the deadline of a request on the other side.

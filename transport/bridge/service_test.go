@@ -124,7 +124,7 @@ func TestNobodyAnswers(t *testing.T) {
 			}
 			return nil
 		})
-		b := openBridge(t, bridge.Side{Name: "a", Node: newNode(t, busA)}, bridge.Side{Name: "b", Node: out}, "services -> >")
+		b := openBridge(t, bridge.Side{Name: "a", Node: newNode(t, busA)}, bridge.Side{Name: "b", Node: out}, "services -> /nobody", "services -> /slow")
 		closeLater(t, b)
 		serve(t, newNode(t, busB), "/slow", func(ctx context.Context, _ *transport.Message) ([]byte, error) {
 			time.Sleep(time.Hour)
@@ -443,11 +443,11 @@ func TestServersSideClosed(t *testing.T) {
 	})
 }
 
-// TestAnswerCanNotBeSent: the request of a durable rule comes again, and is answered with what the server has kept.
+// TestAnswerCanNotBeSent: the answer to a request of a durable rule waits until it can be sent, however long that takes.
 func TestAnswerCanNotBeSent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		busA, busB := intraprocess.NewBus(), intraprocess.NewBus()
-		until := time.Now().Add(2 * time.Minute)
+		until := time.Now().Add(2 * time.Hour)
 		in := breakable(t, busA, func(m *transport.Message) error {
 			if time.Now().Before(until) {
 				return &transport.SendError{Name: m.Name, Outcome: transport.Temporary, Err: errors.New("no route to host")}
