@@ -39,6 +39,8 @@ type consumer struct {
 	back     backlog
 	opened   chan struct{} // gets an element when something is open
 	found    atomic.Bool   // JetStream has had it
+	// unanswerable says that a plain message to a service has been left out, and that this has been logged.
+	unanswerable atomic.Bool
 
 	mu      sync.Mutex
 	members []*member            // that are there

@@ -185,22 +185,24 @@ func (c *Carrier) replySubject(msg *nats.Msg) string {
 	return msg.Reply
 }
 
-// storedFields is stored for what the message has. One of another program is a topic message: there is nothing at which
-// its sender would get an answer.
+// storedFields is stored for what the message has. One of another program is a topic message, or a request if its field says
+// where an answer would reach its sender.
 func (c *Carrier) storedFields(ctx context.Context, header nats.Header, body []byte, in transport.Interest, name string) (*transport.Message, error) {
 	m, ours := read(header, body)
+	reply := first(header, headerReplyTo)
 	if !ours {
 		m.Kind, m.InReplyTo, m.Error = transport.TopicMessage, transport.ID{}, nil
+		if in.Kind == transport.Request && canAnswer(reply) {
+			m.Kind = transport.Request
+		}
 	}
 	if m.Kind != in.Kind {
 		return nil, nil
 	}
-	if m.Kind == transport.Request {
-		if to := header[headerReplyTo]; len(to) > 0 && canAnswer(to[0]) {
-			m.ReplyTo = replyAddress{subject: to[0]}.String()
-			if m.From == "" {
-				m.From = to[0]
-			}
+	if m.Kind == transport.Request && canAnswer(reply) {
+		m.ReplyTo = replyAddress{subject: reply, plain: !ours}.String()
+		if m.From == "" {
+			m.From = reply
 		}
 	}
 	m.Name = name

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	natsgo "github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/postbus/postbus/service"
@@ -54,5 +55,35 @@ func TestPublishToStreamIsNoRequest(t *testing.T) {
 	roundTrip(t, node)
 	if n := len(box.all); n > 0 {
 		t.Errorf("%d messages for the stream became requests", n)
+	}
+}
+
+// A program without postbus gives a durable server work: it says in a field where it wants the answer. What can't be answered is left out,
+// and logged once.
+func TestForeignJobs(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, withJetStream(t))
+	_, node, log := openLogging(t, kept(s), false)
+	serve(t, node, "/jobs", service.Durable("w"))
+	js, conn := jetStream(t, s), connect(t, s)
+	answers, err := conn.SubscribeSync("answers")
+	check(t, err)
+	check(t, conn.Flush())
+	for range 2 {
+		_, err = js.Publish(limited(t), "/.jobs", []byte("nobody"))
+		check(t, err)
+	}
+	for body, want := range map[string]string{"work": "WORK", "fail": "it failed\nas it was told"} {
+		_, err = js.PublishMsg(limited(t), &natsgo.Msg{Subject: "/.jobs", Data: []byte(body), Header: natsgo.Header{"Reply-To": {"answers"}}})
+		check(t, err)
+		answer, err := answers.NextMsg(timeout)
+		check(t, err)
+		if failed := answer.Header.Get("Nats-Service-Error") != ""; failed != (body == "fail") || string(answer.Data) != want {
+			t.Errorf("the answer to %q is %q, %v", body, answer.Data, answer.Header)
+		}
+	}
+	log.await(t, "plain messages to a service are left out")
+	if len(log.messages) > 0 {
+		t.Errorf("the log also says %q", <-log.messages)
 	}
 }

@@ -199,8 +199,9 @@ func (m *member) take(msg *nats.Msg, p place) {
 			return
 		}
 	}
-	if message == nil {
-		c.reply(msg.Reply, wordAck) // of another kind
+	if message == nil { // of another kind
+		c.noteUnanswerable(msg, p)
+		c.reply(msg.Reply, wordAck)
 		return
 	}
 	uncounted := 0
@@ -256,6 +257,16 @@ func (m *member) hold(ctx context.Context, tickets []*ticket) error {
 	}
 	c.mu.Unlock()
 	return c.page.hold(ctx, attempts)
+}
+
+// noteUnanswerable logs once that a plain message to a service is no request.
+func (c *consumer) noteUnanswerable(msg *nats.Msg, p place) {
+	if c.interest.Kind != transport.Request || c.unanswerable.Load() {
+		return
+	}
+	if _, ours := read(msg.Header, nil); !ours && !c.unanswerable.Swap(true) {
+		c.stream.carrier.logger.Warn("nats: plain messages to a service are left out: without a field "+headerReplyTo+" nobody can be answered", "for", c.label, "stream", c.stream.Name, "name", c.interest.Name, "number", p.stream)
+	}
 }
 
 // unreadableDelay is how long a message waits whose body can't be had now.
