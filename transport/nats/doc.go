@@ -23,7 +23,8 @@
 //
 // # Other programs
 //
-// What has none of our fields is a message of another program. To a subscription it is a message like others, without
+// What has no Source-Timestamp, Publisher-GID, Client-GID and Service-Error is a message of another program, and if it has a Reply-To,
+// Deadline or Body-Object these are not ours. To a subscription it is a message like others, without
 // an ID and a publisher. To a server it is a request if it can be answered: then the answer is the plain
 // payload, and if it is an error has the fields of micro services too, Nats-Service-Error and
 // Nats-Service-Error-Code. Such a request has no deadline. A client gets the answers of other programs as they are; an error of a

@@ -3,6 +3,7 @@ package nats
 import (
 	"context"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -162,25 +163,32 @@ func (c *Carrier) stored(msg *nats.Msg, in transport.Interest) (*transport.Messa
 	return c.storedFields(c.background, msg.Header, msg.Data, in, name)
 }
 
-// forStreams are header fields that only streams read.
+// forStreams are header fields that only streams read, or how those begin.
 var forStreams = [...]string{
-	jetstream.MsgIDHeader, jetstream.ExpectedStreamHeader, jetstream.ExpectedLastSeqHeader, jetstream.ExpectedLastSubjSeqHeader, jetstream.ExpectedLastMsgIDHeader,
+	jetstream.MsgIDHeader, "Nats-Expected-", jetstream.MsgTTLHeader, jetstream.MsgRollup, "Nats-Batch-", "Nats-Schedule", "Nats-Incr",
+}
+
+// isForStream reports whether a header has a field that only streams read.
+func isForStream(header nats.Header) bool {
+	for field := range header {
+		for _, beginning := range forStreams {
+			if strings.HasPrefix(field, beginning) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // replySubject returns where the answer to a request that comes without a stream is wanted. Of a request that is sent to a stream
 // its field says so: the reply subject is for the stream's confirmation, and nobody else answers there. That it is may also be told by
-// fields for streams alone, when the configuration has none.
-func (c *Carrier) replySubject(msg *nats.Msg) string {
-	if to := msg.Header[headerReplyTo]; len(to) > 0 {
+// fields for streams alone, when the configuration has none. The field of another program is not ours.
+func (c *Carrier) replySubject(msg *nats.Msg, ours bool) string {
+	if to := msg.Header[headerReplyTo]; ours && len(to) > 0 {
 		return to[0]
 	}
-	if c.streamOf(msg.Subject) != nil {
+	if c.streamOf(msg.Subject) != nil || !ours && isForStream(msg.Header) {
 		return ""
-	}
-	for _, field := range forStreams {
-		if len(msg.Header[field]) > 0 {
-			return ""
-		}
 	}
 	return msg.Reply
 }
@@ -209,6 +217,9 @@ func (c *Carrier) storedFields(ctx context.Context, header nats.Header, body []b
 	m.Info.ReceivedTime = time.Now()
 	if m.Info.SourceTime.IsZero() {
 		m.Info.SourceTime = m.Info.ReceivedTime
+	}
+	if !ours {
+		return m, nil
 	}
 	return m, c.bodyOf(ctx, header, m)
 }

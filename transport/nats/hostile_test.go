@@ -2,11 +2,15 @@ package nats_test
 
 import (
 	"fmt"
+	"runtime"
 	"strings"
 	"testing"
 
 	natsgo "github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/postbus/postbus/service"
+	"github.com/postbus/postbus/transport"
 )
 
 // A request of somebody who means ill names a reply subject at which an answer would end the server's connection, or
@@ -17,9 +21,11 @@ func TestHostileReplySubject(t *testing.T) {
 	carrier, node, log := openLogging(t, config(s), false)
 	serve(t, node, "u1.echo")
 	conn := connect(t, s)
+	client := transport.NewGID().String() // for what has none is not ours
 	for _, reply := range []string{strings.Repeat("a", 5000), "a..b", ".a", "a.", "a.*", ">", "$JS.ACK.x", "a b", "a\x01b"} {
 		m := natsgo.NewMsg("u1.echo")
 		m.Header.Set("Reply-To", reply)
+		m.Header.Set(transport.HeaderClientGID, client)
 		m.Data = []byte("x")
 		check(t, conn.PublishMsg(m))
 		if !strings.Contains(reply, " ") {
@@ -59,4 +65,42 @@ func TestHostileHolder(t *testing.T) {
 	}
 	_, err = js.Stream(limited(t), "VICTIM")
 	check(t, err)
+}
+
+// Answers that nobody waits for are not read from the bucket, and of those to a client not too many at once.
+func TestHostileAnswers(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, withJetStream(t))
+	c := config(s)
+	c.Objects.Bucket = "bodies"
+	carrier, node, log := openLogging(t, c, false)
+	client, err := service.NewClient(node, "u1.echo")
+	check(t, err)
+	store, err := jetStream(t, s).ObjectStore(limited(t), "bodies")
+	check(t, err)
+	_, err = store.PutBytes(limited(t), "a@b", large())
+	check(t, err)
+	conn := connect(t, s)
+	const n = 3000 // much more than may wait for their bodies
+	flood := func(gid transport.GID) {
+		for range n {
+			m := natsgo.NewMsg(carrier.Address() + "." + gid.String() + ".1")
+			m.Header.Set(transport.HeaderSourceTimestamp, "1")
+			m.Header.Set("Message-ID", "a@b")
+			m.Header.Set("Body-Object", "a@b")
+			check(t, conn.PublishMsg(m))
+		}
+		check(t, conn.Flush())
+		roundTrip(t, node)
+	}
+	before := runtime.NumGoroutine()
+	flood(transport.NewGID())
+	if more := runtime.NumGoroutine() - before; more > 200 { // other tests have some, too
+		t.Errorf("%d goroutines read the answers to nobody", more)
+	}
+	flood(client.GID())
+	log.await(t, "bodies of too many")
+	if got := carrier.Dropped(); got < n/3 || got >= n {
+		t.Errorf("%d of %d answers were dropped", got, n)
+	}
 }

@@ -25,6 +25,9 @@ type inbox struct {
 	opened     atomic.Bool          // there is sub
 	slow       atomic.Bool          // answers have been dropped, and it has not caught up since
 
+	reading atomic.Int32 // how many answers wait for their bodies
+	full    atomic.Bool  // one has been dropped because there were too many, and since then there was never none
+
 	dispatching sync.Mutex // held while an answer is delivered
 
 	mu    sync.Mutex
@@ -126,6 +129,14 @@ func (b *inbox) addName(interest transport.Interest, n int) {
 	}
 }
 
+// isKnown reports whether there is a client, which may want an answer.
+func (b *inbox) isKnown(client transport.GID) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	_, ok := b.names[client]
+	return ok
+}
+
 func (b *inbox) nameOf(client transport.GID) string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -170,7 +181,7 @@ func (b *inbox) handle(msg *nats.Msg) {
 		b.noteStream(client, stream)
 		return
 	}
-	m := b.message(msg, client, number)
+	m, ours := b.message(msg, client, number)
 	// An answer that names another request than it was sent to is nobody's.
 	if gid, n, ok := m.Caller(); !ok || gid != client || n != number {
 		return
@@ -182,17 +193,45 @@ func (b *inbox) handle(msg *nats.Msg) {
 	if m.Name == "" {
 		m.Name = b.nameOf(client)
 	}
-	if len(msg.Header[headerObject]) == 0 {
-		b.dispatch(m)
+	if ours && len(msg.Header[headerObject]) > 0 {
+		b.readBody(msg.Header, m, client)
 		return
 	}
-	b.carrier.work(func(ctx context.Context) { // other answers do not wait for the body of this one
-		if err := b.carrier.bodyOf(ctx, msg.Header, m); err != nil {
-			b.carrier.logger.Warn("nats: an answer is lost that can't be read", "name", m.Name, "message_id", m.ID.String(), "error", err)
-			return
+	b.dispatch(m)
+}
+
+// maxReading is how many answers may wait for their bodies.
+const maxReading = 1 << 10
+
+// readBody delivers an answer to a client, if there is such a client, when its body has been read. Other answers do not wait for that.
+func (b *inbox) readBody(header nats.Header, m *transport.Message, client transport.GID) {
+	if !b.isKnown(client) {
+		return
+	}
+	if n := b.reading.Add(1); n > maxReading {
+		b.reading.Add(-1)
+		b.carrier.dropped.Add(1)
+		if !b.full.Swap(true) {
+			b.carrier.logger.Warn("nats: answers are dropped: the bodies of too many are being read")
 		}
-		b.dispatch(m)
+		return
+	}
+	begun := b.carrier.work(func(ctx context.Context) {
+		defer func() {
+			if b.reading.Add(-1) == 0 {
+				b.full.Store(false)
+			}
+		}()
+		switch err := b.carrier.bodyOf(ctx, header, m); {
+		case err == nil:
+			b.dispatch(m)
+		case ctx.Err() == nil: // else Close has begun
+			b.carrier.logger.Warn("nats: an answer is lost that can't be read", "name", m.Name, "message_id", m.ID.String(), "error", err)
+		}
 	})
+	if !begun {
+		b.reading.Add(-1)
+	}
 }
 
 // confirmingStream returns the stream whose confirmation has come in the place of an answer, or "": a stream has no header to tell it
@@ -243,17 +282,17 @@ func (b *inbox) dispatch(m *transport.Message) {
 }
 
 // message returns what has come in answer to a request: all that comes here is an answer, or the word of the server that
-// there was nobody to give one.
-func (b *inbox) message(msg *nats.Msg, client transport.GID, number uint64) *transport.Message {
+// there was nobody to give one. It reports whether it is one of postbus.
+func (b *inbox) message(msg *nats.Msg, client transport.GID, number uint64) (m *transport.Message, ours bool) {
 	if len(msg.Data) == 0 && msg.Header.Get(headerStatus) == noResponders {
 		return &transport.Message{
 			Kind:      transport.Undeliverable,
 			InReplyTo: transport.NewID(client, number, b.address),
 			Info:      transport.Info{ClientGID: client, RequestSequence: number},
 			Error:     &transport.RemoteError{Code: transport.CodeNoResponder, Text: "nobody serves it"},
-		}
+		}, false
 	}
-	m, ours := read(msg.Header, msg.Data)
+	m, ours = read(msg.Header, msg.Data)
 	if m.Kind != transport.ErrorResponse {
 		m.Kind = transport.Response
 	}
@@ -264,7 +303,7 @@ func (b *inbox) message(msg *nats.Msg, client transport.GID, number uint64) *tra
 	if m.Info.ClientGID.IsZero() && m.InReplyTo.IsZero() {
 		m.Info.ClientGID, m.Info.RequestSequence = client, number
 	}
-	return m
+	return m, ours
 }
 
 // noResponders is the status of the server's word that nobody has subscribed to the subject of a request.

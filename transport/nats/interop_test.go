@@ -375,3 +375,40 @@ func callEcho(t testing.TB, node *transport.Node) {
 		t.Errorf("got the answer %q", m.Body)
 	}
 }
+
+// TestForeignFields: fields of other programs are not taken for ours because they have the same name.
+func TestForeignFields(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, nil)
+	plain, node := connect(t, s), openNode(t, config(s))
+	serve(t, node, "u1.echo")
+	ask := func(field, value string) (*natsgo.Msg, error) {
+		m := natsgo.NewMsg("u1.echo")
+		m.Header.Set(field, value)
+		m.Data = []byte("hello")
+		return plain.RequestMsgWithContext(limited(t), m)
+	}
+	for field, value := range map[string]string{
+		"Reply-To": "bob@example.org", "Deadline": "1000", "Body-Object": "x", "Subject": "a subject", "Message-ID": "<a@b>", "In-Reply-To": "<x@y>",
+	} {
+		if m, err := ask(field, value); err != nil || string(m.Data) != "HELLO" {
+			t.Errorf("a request with the field %s: %+v, %v", field, m, err)
+		}
+	}
+	// What is for a stream is not answered.
+	inbox, err := plain.SubscribeSync("answers")
+	check(t, err)
+	for _, field := range []string{"Nats-TTL", "Nats-Rollup", "Nats-Batch-Id", "Nats-Schedule", "Nats-Expected-Last-Subject-Sequence-Subject"} {
+		m := natsgo.NewMsg("u1.echo")
+		m.Reply = "answers"
+		m.Header.Set(field, "1")
+		check(t, plain.PublishMsg(m))
+	}
+	if _, err := ask("Trace", "1"); err != nil { // behind the others
+		t.Error(err)
+	}
+	check(t, plain.Flush())
+	if n, _, err := inbox.Pending(); err != nil || n > 0 {
+		t.Errorf("%d messages for a stream were answered, %v", n, err)
+	}
+}

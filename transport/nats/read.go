@@ -32,6 +32,9 @@ func read(header nats.Header, body []byte) (m *transport.Message, ours bool) {
 	if m.ID.IsZero() {
 		m.ID = parseID(first(header, headerDedup))
 	}
+	if !ours {
+		m.Deadline = time.Time{} // what others mean by it is not known
+	}
 	switch {
 	case code != nil:
 		m.Kind = transport.ErrorResponse

@@ -226,7 +226,7 @@ func (s *subscription) message(msg *nats.Msg) *transport.Message {
 		m.Kind, m.InReplyTo, m.Error = s.interest.Kind, transport.ID{}, nil
 	}
 	if m.Kind == transport.Request {
-		reply := s.carrier.replySubject(msg)
+		reply := s.carrier.replySubject(msg, ours)
 		switch {
 		case canAnswer(reply):
 			m.ReplyTo = replyAddress{reply, !ours, s.endpoint.number, m.Info.ReceivedTime}.String()
@@ -238,9 +238,11 @@ func (s *subscription) message(msg *nats.Msg) *transport.Message {
 			m.From = reply
 		}
 	}
-	if err := s.carrier.bodyOf(s.carrier.background, msg.Header, m); err != nil {
-		s.carrier.logger.Warn("nats: a message is lost that can't be read", "subject", msg.Subject, "message_id", m.ID.String(), "error", err)
-		return nil
+	if ours {
+		if err := s.carrier.bodyOf(s.carrier.background, msg.Header, m); err != nil {
+			s.carrier.logger.Warn("nats: a message is lost that can't be read", "subject", msg.Subject, "message_id", m.ID.String(), "error", err)
+			return nil
+		}
 	}
 	if m.Info.SourceTime.IsZero() {
 		m.Info.SourceTime = m.Info.ReceivedTime
