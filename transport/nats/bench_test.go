@@ -133,9 +133,12 @@ func BenchmarkRequest(b *testing.B) {
 				transport.HeaderSourceTimestamp:   {strconv.FormatInt(time.Now().UnixNano(), 10)},
 			}
 		}
-		gid, responder := transport.NewGID().String(), transport.NewGID().String()
+		gid, responder, answers := transport.NewGID().String(), transport.NewGID().String(), 0
 		_, err := to.Subscribe("bench", func(m *natsgo.Msg) {
-			answer := &natsgo.Msg{Data: m.Data, Header: fields(responder, 1)}
+			answers++
+			answer := &natsgo.Msg{Data: m.Data, Header: fields(responder, answers)}
+			answer.Header[transport.HeaderClientGID] = m.Header[transport.HeaderClientGID]
+			answer.Header[transport.HeaderRequestSequence] = m.Header[transport.HeaderRequestSequence]
 			answer.Header["In-Reply-To"] = m.Header["Message-ID"]
 			answer.Header["Subject"] = []string{"bench"}
 			_ = m.RespondMsg(answer)

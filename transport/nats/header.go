@@ -71,6 +71,8 @@ type envelope struct {
 
 	fields []string // the other fields that are in msg.Header
 	values []string // theirs, of which those of msg.Header are slices
+
+	name, subject string // of the last message that was sent to a name
 }
 
 // part is a value that ends at that index of the text, where the next one begins.
@@ -122,6 +124,14 @@ func (e *envelope) reset() {
 	clear(e.values)
 	e.msg.Subject, e.msg.Reply, e.msg.Data = "", "", nil
 	e.text, e.parts, e.fields, e.values = e.text[:0], e.parts[:0], e.fields[:0], e.values[:0]
+}
+
+// address makes a name the one that the message goes to.
+func (e *envelope) address(name string) {
+	if name != e.name {
+		e.name, e.subject = name, Subject(name)
+	}
+	e.msg.Subject = e.subject
 }
 
 // set adds a field that has no slot.

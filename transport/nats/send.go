@@ -77,12 +77,13 @@ func (c *Carrier) send(ctx context.Context, f *flight, m *transport.Message) *tr
 func (c *Carrier) address(e *envelope, m *transport.Message) (to replyAddress, err error) {
 	switch m.Kind {
 	case transport.TopicMessage:
-		e.msg.Subject = Subject(m.Name)
+		e.address(m.Name)
 	case transport.Request:
 		if err := c.inbox.open(); err != nil {
 			return to, err
 		}
-		e.msg.Subject, e.msg.Reply = Subject(m.Name), c.inbox.subject(m)
+		e.address(m.Name)
+		e.msg.Reply = c.inbox.subject(m)
 	case transport.Response, transport.ErrorResponse:
 		ok := false
 		if len(m.To) > 0 {
