@@ -35,7 +35,8 @@ type Carrier struct {
 	bucket  *bucket // for large bodies; nil if there is none
 	// confirmations are those of streams.
 	confirmations confirmations
-	cache         *cache // nil if there is none
+	flights       sync.Pool // of *flight that have ended
+	cache         *cache    // nil if there is none
 	// background ends when Close begins, and settling when it does not wait any longer.
 	background, settling context.Context
 	stop, giveUp         context.CancelFunc

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -28,21 +27,27 @@ type flight struct {
 	taken   int             // so many of msgs have been taken
 	under   []*confirmation // of those that come then
 	news    chan struct{}   // gets an element when one has been confirmed
+	silence *time.Timer     // nil until there has been something to wait for
 }
 
-// flights are those that have ended: most messages have one of their own, and need nothing of it.
-var flights = sync.Pool{New: func() any { return new(flight) }}
-
-func newFlight(c *Carrier, msgs []*transport.Message) *flight {
-	f := flights.Get().(*flight)
+// newFlight returns a flight, one that has ended if there is one: most messages have one of their own, and need little of it.
+func (c *Carrier) newFlight(msgs []*transport.Message) *flight {
+	f, ok := c.flights.Get().(*flight)
+	if !ok {
+		f = new(flight)
+	}
 	f.carrier, f.msgs = c, msgs
 	return f
 }
 
 // end ends a flight of which nothing is on its way any more.
 func (f *flight) end() {
-	*f = flight{news: f.news} // news of before do no harm
-	flights.Put(f)
+	c := f.carrier
+	if f.silence != nil {
+		f.silence.Stop()
+	}
+	*f = flight{news: f.news, silence: f.silence} // news of before do no harm
+	c.flights.Put(f)
 }
 
 // add sends the next message to the stream that keeps it. When a message has not been taken lately, the next one is waited for
@@ -92,7 +97,6 @@ func (f *flight) add(ctx context.Context, s *stream, e *envelope, m *transport.M
 
 // await waits until no more than so many are not confirmed, and no longer than a while without any news of them.
 func (f *flight) await(ctx context.Context, most int) *transport.SendError {
-	var silence *time.Timer
 	for len(f.under) > most {
 		left, err := f.carrier.confirmations.confirmed(f.under)
 		if n := len(f.under) - len(left); n > 0 {
@@ -108,16 +112,11 @@ func (f *flight) await(ctx context.Context, most int) *transport.SendError {
 		if len(f.under) <= most {
 			return nil
 		}
-		if silence == nil {
-			silence = time.NewTimer(publishTimeout)
-			defer silence.Stop()
-		} else {
-			silence.Reset(publishTimeout)
-		}
+		f.listen()
 		began := time.Now()
 		select {
 		case <-f.news:
-		case <-silence.C:
+		case <-f.silence.C:
 			return f.fail(f.under[0].stream.failed(jetstream.ErrAsyncPublishTimeout))
 		case <-ctx.Done():
 			if time.Since(began) >= lookTimeout {
@@ -127,6 +126,15 @@ func (f *flight) await(ctx context.Context, most int) *transport.SendError {
 		}
 	}
 	return nil
+}
+
+// listen begins a while without news.
+func (f *flight) listen() {
+	if f.silence == nil {
+		f.silence = time.NewTimer(publishTimeout)
+	} else {
+		f.silence.Reset(publishTimeout)
+	}
 }
 
 // fail ends the wait for all that is on its way: the first has failed. They are sent again, and known then.

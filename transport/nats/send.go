@@ -17,7 +17,7 @@ import (
 // Of several messages for a stream some may be taken behind one that fails: when they are sent again with it they are not
 // stored twice, but it comes after them. The next message after a failure is sent alone.
 func (c *Carrier) Send(ctx context.Context, msgs ...*transport.Message) error {
-	f := newFlight(c, msgs)
+	f := c.newFlight(msgs)
 	defer f.end()
 	var failed *transport.SendError
 	for _, m := range msgs {
