@@ -37,16 +37,16 @@ var limits = []limit{
 		plan: plan(bench.Throughput, bench.Embedded{}, bench.Load{Count: 3000, WarmUp: 300, Timed: true}), of: cpuTime,
 	},
 	{
-		name: "throughput over NATS, times the CPU time of nats.go alone", measured: 1.23,
+		name: "throughput over NATS, times the CPU time of nats.go alone", measured: 1.14,
 		plan: plan(bench.Throughput, bench.NATS{}, bench.Load{Count: 100_000, WarmUp: 10_000}), of: cpuTime,
 	},
 	{
-		name: "call over NATS, times nats.go's alone, p50", measured: 1.1,
+		name: "call over NATS, times nats.go's alone, p50", measured: 1.18,
 		plan: plan(bench.RoundTrip, bench.NATS{}, bench.Load{Count: 5000, WarmUp: 500, Timed: true}),
 		of:   func(r *bench.Report) float64 { return r.Ratio.P50 },
 	},
 	{
-		name: "throughput over JetStream, times the CPU time of nats.go alone", measured: 1.55,
+		name: "throughput over JetStream, times the CPU time of nats.go alone", measured: 1.5,
 		plan: plan(bench.Throughput, bench.NATS{Kept: true}, bench.Load{Count: 10_000, WarmUp: 1000, InFlight: 256}), of: cpuTime,
 	},
 }
