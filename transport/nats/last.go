@@ -8,6 +8,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/postbus/postbus/internal/order"
 	"github.com/postbus/postbus/transport"
 )
 
@@ -20,6 +21,8 @@ type follower struct {
 	first    uint64    // the number of the next message to be delivered, or below it; 0 until it is known
 	end      uint64    // the number of the last message from before the interest
 	created  time.Time // when the stream was, or zero until end is known
+	// delivered has our messages that have been: the stream keeps one twice that is sent again after a while.
+	delivered order.Memory
 }
 
 // followed is how many messages are asked for at once, besides those from before.
@@ -81,7 +84,7 @@ func (f *follower) take(msg *nats.Msg, p place) {
 	switch {
 	case err != nil:
 		f.stream.carrier.logger.Warn("nats: a message is lost that can't be read", "stream", f.stream.Name, "number", p.stream, "error", err)
-	case m != nil:
+	case m != nil && (m.Info.PublisherGID.IsZero() || f.delivered.Add(order.KeyOf(m), order.SourceTime(m))):
 		f.deliver(transport.Delivery{Message: m})
 	}
 }

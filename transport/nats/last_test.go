@@ -6,6 +6,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	natsgo "github.com/nats-io/nats.go"
 
@@ -89,6 +90,35 @@ func TestLastAcrossCuts(t *testing.T) {
 	for want := uint64(6); want <= n; want++ {
 		if seq := got.next().Message.Info.Sequence; seq != want {
 			t.Fatalf("message %d came, want %d", seq, want)
+		}
+	}
+}
+
+// TestLastOnce: a message is sent again when the stream has forgotten that it has it. Who follows the stream gets it once.
+func TestLastOnce(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, withJetStream(t))
+	c := kept(s)
+	c.Streams[0].Duplicates = 100 * time.Millisecond
+	node := openNode(t, c)
+	got, _ := receive(t, node, transport.Interest{Kind: transport.TopicMessage, Name: "/t", Last: 1})
+	pub := newPublisher(node)
+	m := pub.message()
+	again := *m
+	check(t, node.Send(limited(t), m))
+	again.ID = m.ID
+	stream, err := jetStream(t, s).Stream(limited(t), "KEPT")
+	check(t, err)
+	await(t, "the stream has it twice", func() bool {
+		repeated := again
+		check(t, node.Send(limited(t), &repeated))
+		info, err := stream.Info(limited(t))
+		return err == nil && info.State.Msgs > 1
+	})
+	pub.publish(t, 1)
+	for want := uint64(1); want <= 2; want++ {
+		if seq := got.next().Message.Info.Sequence; seq != want {
+			t.Errorf("message %d came, want %d", seq, want)
 		}
 	}
 }
