@@ -25,6 +25,9 @@ type confirmations struct {
 	awaited map[uint64]*confirmation
 }
 
+// errElsewhere says that the subject of a message does not belong to the stream of the configuration any more.
+var errElsewhere = errors.New("another stream has taken the message")
+
 // confirmation is the answer of a stream about a message.
 type confirmation struct {
 	stream *stream
@@ -65,7 +68,8 @@ func (c *confirmations) handle(m *nats.Msg) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if a := c.awaited[n]; err == nil && a != nil && a.stream.Name != by {
-		err = fmt.Errorf("another stream, %s, has taken the message: %w", by, errDiffers)
+		a.stream.ready.Store(false) // what differs is found when it is used next
+		err = fmt.Errorf("%w: it is %s", errElsewhere, by)
 	}
 	c.tell(n, err)
 }

@@ -161,8 +161,13 @@ func (b *bucket) check(ctx context.Context, store jetstream.ObjectStore) error {
 	if err != nil {
 		return fmt.Errorf("bucket %s: %w", b.Bucket, jetStreamError(err))
 	}
+	maxBytes := unlimited(b.MaxBytes)
+	if s, ok := status.(*jetstream.ObjectBucketStatus); ok { // which alone knows
+		maxBytes = s.StreamInfo().Config.MaxBytes
+	}
 	return differs("bucket "+b.Bucket,
 		field{"max-age", b.MaxAge, status.TTL()},
+		field{"max-bytes", unlimited(b.MaxBytes), maxBytes},
 		field{"storage", storageType(b.Storage).String(), status.Storage().String()},
 		field{"replicas", b.Replicas, status.Replicas()})
 }

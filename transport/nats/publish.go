@@ -178,7 +178,7 @@ func (s *stream) failed(err error) *transport.SendError {
 		if api.ErrorCode == jetstream.JSErrCodeStreamMessageExceedsMaximum {
 			failed.Err = fmt.Errorf("%w: %w", transport.ErrTooLarge, failed.Err)
 		}
-	case errors.Is(err, nats.ErrDisconnected), errors.Is(err, jetstream.ErrAsyncPublishTimeout):
+	case errors.Is(err, nats.ErrDisconnected), errors.Is(err, jetstream.ErrAsyncPublishTimeout), errors.Is(err, errElsewhere):
 		failed.Outcome, failed.NextHop = transport.Unknown, true
 	default:
 		failed.NextHop = true

@@ -212,6 +212,7 @@ func streamDiffers(want, have jetstream.StreamConfig) error {
 		{"largest message", int32(-1), have.MaxMsgSize},
 		{"consumers", -1, have.MaxConsumers},
 		{"mirror or sources", false, have.Mirror != nil || len(have.Sources) > 0},
+		{"idle consumers", time.Duration(0), have.ConsumerLimits.InactiveThreshold},
 		{"transform of subjects", false, have.SubjectTransform != nil},
 	}...)
 }

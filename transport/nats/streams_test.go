@@ -94,6 +94,7 @@ func TestStreamsOfOthers(t *testing.T) {
 		"largest message":    func(c *jetstream.StreamConfig) { c.MaxMsgSize = 1000 },
 		"consumers":          func(c *jetstream.StreamConfig) { c.MaxConsumers = 1 },
 		"mirror or sources":  func(c *jetstream.StreamConfig) { c.Sources = []*jetstream.StreamSource{{Name: "OTHER"}} },
+		"idle consumers":     func(c *jetstream.StreamConfig) { c.ConsumerLimits.InactiveThreshold = time.Hour },
 		"transform of subjects": func(c *jetstream.StreamConfig) {
 			c.SubjectTransform = &jetstream.SubjectTransformConfig{Source: "/.a", Destination: "/.b"}
 		},
@@ -216,6 +217,54 @@ func TestLargeStored(t *testing.T) {
 			}
 		}
 		closeNode(t, node) // which gives back what is not settled
+	}
+}
+
+// A bucket for bodies that is not as the configuration says is left alone, and the error says in what.
+func TestBucketsAreNotAltered(t *testing.T) {
+	s := startServer(t, withJetStream(t))
+	was := nats.Objects{Bucket: "bodies", MaxAge: time.Hour, MaxBytes: 1 << 20}
+	c := config(s)
+	c.Objects = was
+	open(t, c)
+	for field, change := range map[string]func(*nats.Objects){
+		"max-age":   func(o *nats.Objects) { o.MaxAge = 2 * time.Hour },
+		"max-bytes": func(o *nats.Objects) { o.MaxBytes = 0 },
+		"storage":   func(o *nats.Objects) { o.Storage = "memory" },
+	} {
+		c.Objects = was
+		change(&c.Objects)
+		_, err := nats.Open(limited(t), c, nats.Options{Logger: quiet})
+		if err == nil || !strings.Contains(err.Error(), "bucket bodies: "+field+": the server has") {
+			t.Errorf("another %s: %v", field, err)
+		}
+	}
+}
+
+// Somebody gives the subjects of a stream to another one. What that takes has not certainly not been sent.
+func TestSubjectsOfAnotherStream(t *testing.T) {
+	s := startServer(t, withJetStream(t))
+	carrier := open(t, kept(s))
+	js := jetStream(t, s)
+	stream, err := js.Stream(limited(t), "KEPT")
+	check(t, err)
+	changed := stream.CachedInfo().Config
+	changed.Subjects = []string{"/.other"}
+	_, err = js.UpdateStream(limited(t), changed)
+	check(t, err)
+	_, err = js.CreateStream(limited(t), jetstream.StreamConfig{Name: "TAKER", Subjects: []string{"/.t"}})
+	check(t, err)
+	m := newPublisher(nil).message()
+	m.ID = transport.ParseID("a@b")
+	for _, want := range []struct {
+		outcome transport.Outcome
+		text    string
+	}{{transport.Unknown, "another stream has taken the message: it is TAKER"}, {transport.Temporary, "stream KEPT: names: the server has"}} {
+		err := carrier.Send(limited(t), m)
+		failed, ok := errors.AsType[*transport.SendError](err)
+		if !ok || failed.Outcome != want.outcome || !strings.Contains(err.Error(), want.text) {
+			t.Errorf("got the error %v, want %q", err, want.text)
+		}
 	}
 }
 
