@@ -5,13 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"path/filepath"
+	"slices"
 	"strings"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 
+	"github.com/postbus/postbus"
 	"github.com/postbus/postbus/email"
 	"github.com/postbus/postbus/transport"
 	"github.com/postbus/postbus/transport/bridge"
@@ -32,12 +33,14 @@ on the other. With "services", a call that is made on the one side is answered o
 answer goes back. PATTERN is a name, or a pattern as in 'topic echo'; the first rule that fits counts.
 
 With durable=NAME nothing is lost while the bridge is not there, or one side is away: a message is
-done with when the other side has taken it. With group=NAME several bridges share the messages. What a side needs for
-that is the same as for 'topic echo'.
+done with when the other side has taken it. With group=NAME several bridges share the messages, and nothing is lost
+while one is left. For that a side on mail needs a mailbox, and durable=NAME the key "state"; a side on NATS needs a stream that
+keeps the names (key "streams"). In a group without a stream, what a bridge has taken is lost when it dies.
 
 Messages keep their ID, publisher, number, time and header fields. Bridges note where a message has been in its header
 field Bridge-Way, so that it goes nowhere twice. The NAME of a side stands there: bridges to the same
-network must give it the same name. Without one it is that of the file, without its ending.
+network must give it the same name, and networks that are joined in any way need different names: two sites with a mailbox
+each, on one NATS, are not both "mail". Without one it is that of the file, without its ending.
 
 When it forwards, bridge says so on stderr; at the end it prints what has become of each rule.
 
@@ -58,6 +61,9 @@ When it forwards, bridge says so on stderr; at the end it prints what has become
 				if sides[i], err = parseSide(arg); err != nil {
 					return err
 				}
+			}
+			if name := sides[0].name; name == sides[1].name {
+				return usageErrorf("both sides are %s: a bridge joins two networks, with a name for each; write NAME=FILE", name)
 			}
 			return a.bridge(cmd.Context(), sides, rules)
 		},
@@ -106,28 +112,46 @@ func parseSide(arg string) (side sideOfBridge, err error) {
 	}
 	side.name = name
 	side.config, err = email.LoadConfig(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return side, &missingConfigError{err}
-	}
 	return side, err
 }
 
-// bridge joins the sides until ctx ends.
-func (a *app) bridge(ctx context.Context, sides [2]sideOfBridge, rules []bridge.Rule) error {
-	return a.withNode(ctx, sides[0].config, func(first *transport.Node) error {
-		return a.withNode(ctx, sides[1].config, func(second *transport.Node) error {
-			from, to := bridge.Side{Name: sides[0].name, Node: first}, bridge.Side{Name: sides[1].name, Node: second}
-			b, err := bridge.New(from, to, rules...)
-			if err != nil {
-				return err
-			}
-			fmt.Fprintf(a.stderr, "bridge between %s (%s) and %s (%s)\n", from.Name, first.Address(), to.Name, second.Address())
-			<-ctx.Done()
-			closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), a.drain)
-			defer cancel()
-			return errors.Join(b.Close(closing), printCrossings(a.stdout, b.Stats()))
-		})
-	})
+// bridge joins the sides until ctx ends. The bridge and its nodes share the time of an orderly end.
+func (a *app) bridge(ctx context.Context, sides [2]sideOfBridge, rules []bridge.Rule) (err error) {
+	var open []interface{ Close(context.Context) error }
+	defer func() {
+		closing, cancel := a.closing(ctx)
+		defer cancel()
+		for _, part := range slices.Backward(open) {
+			err = errors.Join(err, part.Close(closing))
+		}
+	}()
+	var ends [2]bridge.Side
+	for i, side := range sides {
+		node, err := postbus.OpenConfig(ctx, side.config, &transport.Options{Logger: a.logger})
+		if err != nil {
+			return err
+		}
+		open = append(open, node)
+		ends[i] = bridge.Side{Name: side.name, Node: node}
+	}
+	b, err := bridge.New(ends[0], ends[1], rules...)
+	if err != nil {
+		return err
+	}
+	open = append(open, &printed{b, a.stdout})
+	fmt.Fprintf(a.stderr, "bridge between %s (%s) and %s (%s)\n", ends[0].Name, ends[0].Node.Address(), ends[1].Name, ends[1].Node.Address())
+	<-ctx.Done()
+	return nil
+}
+
+// printed is a bridge of which is printed, when it has been closed, what has become of each rule.
+type printed struct {
+	bridge *bridge.Bridge
+	out    io.Writer
+}
+
+func (p *printed) Close(ctx context.Context) error {
+	return errors.Join(p.bridge.Close(ctx), printCrossings(p.out, p.bridge.Stats()))
 }
 
 // printCrossings writes what has become of each rule.

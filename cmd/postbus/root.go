@@ -262,15 +262,24 @@ func (a *app) withNode(ctx context.Context, config email.Config, f func(*transpo
 		return err
 	}
 	err = f(node)
-	if errors.Is(ctx.Err(), context.Canceled) { // Ctrl-C, not a --timeout
-		patience := time.AfterFunc(quietDrain, func() {
-			fmt.Fprintf(a.stderr, "postbus: finishing what is under way, for %v at most; Ctrl-C ends it at once\n", a.drain)
-		})
-		defer patience.Stop()
-	}
-	closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), a.drain)
+	closing, cancel := a.closing(ctx)
 	defer cancel()
 	return errors.Join(err, node.Close(closing))
+}
+
+// closing returns the context of an orderly end. When Ctrl-C has begun it and it takes a while, the user is told why.
+func (a *app) closing(ctx context.Context) (context.Context, context.CancelFunc) {
+	closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), a.drain)
+	if !errors.Is(ctx.Err(), context.Canceled) { // but a --timeout
+		return closing, cancel
+	}
+	patience := time.AfterFunc(quietDrain, func() {
+		fmt.Fprintf(a.stderr, "postbus: finishing what is under way, for %v at most; Ctrl-C ends it at once\n", a.drain)
+	})
+	return closing, func() {
+		patience.Stop()
+		cancel()
+	}
 }
 
 // outlasting returns a context that ends drainTimeout after ctx does: for what Ctrl-C

@@ -200,7 +200,8 @@ With --last the newest messages from before are printed first, as far as the mai
 --durable echo remembers what it has printed, in the file that the configuration names as "state":
 the next run with the same name begins with what has come since. With --group each message is printed by one
 of all that use the name of the group, topic and mailbox; what one has taken and not printed goes
-to another.
+to another. Over NATS all three need a stream that keeps the topic (key "streams") instead of a mailbox and "state"; --group without
+one shares the messages, and one that a member has taken when it dies is lost.
 
 ` + exitCodes,
 		Example: `  postbus topic echo /chatter
