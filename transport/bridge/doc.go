@@ -51,10 +51,12 @@
 //
 // A rule with a durable name, or a group, is done with a message when the other side has taken it, and with a
 // request when its answer has been taken, however long that takes. Until then it comes again: after a crash, or to another bridge of the same group.
+// A group that its carrier does not keep messages for, as one on NATS without a stream, only shares them, and that is logged.
 // With an outbox, a mail server, or a stream of JetStream as the next hop this is at-least-once all the way, and
 // receivers drop what comes twice, if it came with an ID. Only answers may travel by less (an inbox of NATS): the caller of one that is lost is told so, at
 // the deadline. While the other side can't take anything, messages stay where
-// they are. A message that it refuses for good becomes a dead letter of the durable name. A rule with
+// they are. A message that it refuses for good becomes a dead letter of the durable name. One that it has taken is forwarded: if a mail server sends a
+// topic message back later, its publisher does not hear of that, and the report stays in the bridge's mailbox. A rule with
 // neither forwards what arrives while the bridge is there, and keeps it in memory until it is
 // taken, within [transport.KeepAllMessages] and [transport.KeepAllBytes].
 //
@@ -65,11 +67,13 @@
 //
 // Each bridge notes in [HeaderWay] the side from which a message comes. What has been on a side already does
 // not cross to it once more: neither what this bridge has sent itself, nor what comes back through others. For
-// that, bridges to the same network must call it by the same [Side.Name]. A way of [MaxHops] is the
+// that, bridges to the same network must call it by the same [Side.Name], and networks that bridges join must have different
+// names: between two of one name nothing crosses. The first message that is held up so by the word of another bridge is logged. A way of [MaxHops] is the
 // longest. What arrives by two ways crosses once, within the bounds of what is remembered.
 //
 // # Who waits for whom
 //
 // Each rule has its own queue, and a publisher's messages wait only for those before
-// them. While one side is away, what crosses in the other direction goes on.
+// them. Only when [transport.DefaultInFlight] messages of a rule with a durable name or a group wait behind one that the other side puts off, the
+// others wait, too: what has not been taken stays where it is. While one side is away, what crosses in the other direction goes on.
 package bridge

@@ -42,9 +42,9 @@ type route struct {
 	rule    Rule
 	earlier []string // the patterns of rules that come before
 	counters
-	abandon sync.Once
-	open    chan struct{} // closed when the interest has been stated, and detach is set
-	detach  func()
+	abandon, loop, untracked sync.Once
+	open                     chan struct{} // closed when the interest has been stated, and detach is set
+	detach                   func()
 }
 
 // stated notes how the interest is ended.
@@ -67,6 +67,29 @@ func (r *route) another(m *transport.Message) bool {
 		}
 	}
 	return false
+}
+
+// noteLooped counts a message that has been on the other side, and logs the first that does not come from this bridge itself.
+func (r *route) noteLooped(m *transport.Message) {
+	r.looped.Add(1)
+	if m.From == r.from.Node.Address() {
+		return
+	}
+	r.loop.Do(func() {
+		r.from.Node.Logger().Warn("bridge: what has been on the other side does not cross; if that was another network, the two need different names",
+			"rule", r.rule.String(), "other_side", r.to.Name, "way", m.Header.Get(HeaderWay), "name", m.Name, "message_id", m.ID.String())
+	})
+}
+
+// noteUntracked logs that the carrier does no more for a group than to share out what comes.
+func (r *route) noteUntracked(d *transport.Delivery) {
+	if d.Settler != nil || r.rule.Group == "" {
+		return
+	}
+	r.untracked.Do(func() {
+		r.from.Node.Logger().Warn("bridge: the group shares its messages, and no more: those that a bridge has when it dies are lost (on NATS a stream keeps them)",
+			"rule", r.rule.String(), "side", r.from.Name)
+	})
 }
 
 // across returns a message as it is sent on the other side. Received messages are shared: nothing of m is changed.

@@ -65,12 +65,13 @@ func (s *service) forward(ctx context.Context, d transport.Delivery) {
 	s.underway.Add(1)
 	defer s.underway.Add(-1)
 	m := d.Message
+	s.noteUntracked(&d)
 	way, ok := mayCross(m, s.from.Name, s.to.Name)
 	switch {
 	case s.another(m):
 		s.ack(d)
 	case !ok:
-		s.looped.Add(1)
+		s.noteLooped(m)
 		s.ack(d)
 	case d.Repeated && !awaited(m, time.Now()): // its answer has been taken
 		s.repeated.Add(1)

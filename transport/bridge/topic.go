@@ -68,6 +68,7 @@ func (t *topic) Deliver(d transport.Delivery) {
 		t.giveBack(d)
 		return
 	}
+	t.noteUntracked(&d)
 	size := len(d.Message.Body)
 	// The carrier limits what is tracked.
 	if d.Settler == nil && (t.waiting >= transport.KeepAllMessages || t.bytes+size > transport.KeepAllBytes) {
@@ -206,7 +207,7 @@ func (t *topic) forward(d transport.Delivery) {
 		return // it is another's by now
 	case t.another(m):
 	case !ok:
-		t.looped.Add(1)
+		t.noteLooped(m)
 	case t.knows(key):
 		t.repeated.Add(1)
 	case m.Expired(time.Now()):
