@@ -239,6 +239,7 @@ func TestMuchAtOnce(t *testing.T) {
 	s := startServer(t, func(o *server.Options) {
 		options(o)
 		o.MaxPending = 12 << 20
+		o.WriteDeadline = time.Minute // a busy machine is no slow connection
 	})
 	p, c := through(t, s)
 	node := openNode(t, c)
