@@ -281,8 +281,8 @@ func (l *claim) releaseLocked(ctx context.Context) {
 	}
 }
 
-// backlog has the deliveries that are given back and do not count. Before the server delivers them again, to whomever, it is
-// on record that they did not.
+// backlog has the deliveries that are given back and do not count, and in a group all that are given back. Before the server delivers them
+// again, to whomever, it is on record that they did not count, and that the member of the group does not have them any more.
 type backlog struct {
 	mu      sync.Mutex
 	given   []given
@@ -292,16 +292,16 @@ type backlog struct {
 type given struct {
 	ticket *ticket
 	delay  time.Duration
+	counts bool // as an attempt to handle it
 }
 
-// giveBack gives a message back that nobody has tried to handle. Messages that are given back one after the other come again in
-// that order.
-func (c *consumer) giveBack(t *ticket, delay time.Duration) {
+// giveBack gives a message back. Messages that are given back one after the other, and that nobody has tried to handle, come again in that order.
+func (c *consumer) giveBack(t *ticket, delay time.Duration, counts bool) {
 	b := &c.back
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.running = b.running || c.stream.carrier.work(c.giveBackAll); b.running {
-		b.given = append(b.given, given{t, delay})
+		b.given = append(b.given, given{t, delay, counts})
 		return
 	}
 	t.passOnUsed(delay) // it is not put on record any more
@@ -322,6 +322,13 @@ func (c *consumer) giveBackAll(context.Context) {
 		b.mu.Unlock()
 		slices.SortStableFunc(all, func(a, b given) int { return int(int64(a.ticket.seq) - int64(b.ticket.seq)) })
 		c.writeGiven(c.stream.carrier.settling, all)
+		if c.claim == nil {
+			tickets := make([]*ticket, len(all))
+			for i, g := range all {
+				tickets[i] = g.ticket
+			}
+			c.page.release(c.stream.carrier.settling, tickets)
+		}
 		for _, g := range all {
 			g.ticket.passOnUsed(g.delay)
 		}
@@ -335,6 +342,9 @@ func (c *consumer) writeGiven(ctx context.Context, all []given) {
 	var acks []jetstream.PubAckFuture
 	for _, g := range all {
 		t := g.ticket
+		if g.counts {
+			continue
+		}
 		c.mu.Lock()
 		t.uncounted = t.delivered - t.attempt + 1
 		word := strconv.AppendInt(nil, int64(t.uncounted), 10)

@@ -71,7 +71,9 @@ func TestClusterWithoutOneServer(t *testing.T) {
 	}
 	pub, sub := newPublisher(openNode(t, c)), openNode(t, c)
 	got, _ := receive(t, sub, durable())
-	shared, _ := receive(t, sub, inGroup())
+	in := inGroup()
+	in.Lease = 5 * time.Second // longer than an election takes
+	shared, _ := receive(t, sub, in)
 
 	const n = 400
 	var publishing sync.WaitGroup

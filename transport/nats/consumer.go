@@ -53,17 +53,19 @@ type consumer struct {
 	// waiting is how many messages a former user of the durable name had left with the server.
 	waiting int
 	// doneElsewhere and openElsewhere are what the pages of others have said last; left is what was left to those who
-	// have it open.
+	// have it open, in any case until a time.
 	doneElsewhere map[uint64]struct{}
 	openElsewhere map[uint64]int
 	left          map[uint64]struct{}
+	leave         time.Time
 }
 
 const (
 	// durableLease is for how long a message of a durable name is its reader's without a word of it. Nobody
 	// else takes it meanwhile or after, so it only says how soon what was lost on the way, or with a process, comes again.
 	durableLease = 2 * time.Second
-	// leaseMargin is how much later than at its end a lease has certainly ended.
+	// leaseMargin is for what lies between a look at the clock and what is done then: a lease counts as ended so much before its end for
+	// who has it, and so much after it for who waits for it.
 	leaseMargin = 250 * time.Millisecond
 	// unsettledMessages is how many messages of a consumer may be unsettled or delayed; then the server holds
 	// the others back.
@@ -139,6 +141,7 @@ func (c *consumer) ensure(ctx context.Context) (*jetstream.ConsumerInfo, error) 
 	}
 	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
 	defer cancel()
+	connection := c.stream.carrier.connection()
 	js := c.stream.carrier.js
 	found, err := js.Consumer(ctx, c.stream.Name, c.name)
 	if errors.Is(err, jetstream.ErrConsumerNotFound) {
@@ -163,11 +166,11 @@ func (c *consumer) ensure(ctx context.Context) (*jetstream.ConsumerInfo, error) 
 	}
 	c.found.Store(true)
 	info := found.CachedInfo()
-	return info, c.adopt(info)
+	return info, c.adopt(info, connection)
 }
 
 // adopt checks that JetStream's consumer is for the interest, and takes over the lease that it has.
-func (c *consumer) adopt(info *jetstream.ConsumerInfo) error {
+func (c *consumer) adopt(info *jetstream.ConsumerInfo, connection uint64) error {
 	meta := info.Config.Metadata
 	if kind, name := meta[metaKind], meta[metaName]; kind != "" || name != "" {
 		if err := c.check(kind, name, c.interest); err != nil {
@@ -182,7 +185,7 @@ func (c *consumer) adopt(info *jetstream.ConsumerInfo) error {
 	if err := c.differs(info.Config); err != nil {
 		return err
 	}
-	anew := c.page.begin(info.Created, info.Config.AckWait)
+	anew := c.page.begin(info.Created, info.Config.AckWait, connection)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if anew {
@@ -253,9 +256,7 @@ func (c *consumer) join(ctx context.Context, in transport.Interest, deliver func
 		left = c.unsettled()
 	}
 	c.mu.Unlock()
-	for _, t := range left {
-		t.passOn(0)
-	}
+	c.passOn(ctx, left)
 	_, err := c.ensure(ctx)
 	if err == nil && c.claim != nil {
 		err = c.claim.take(ctx)
@@ -308,6 +309,16 @@ func (c *consumer) atServer() (least, most int) {
 	return most - len(c.open) + len(c.unsettled()), most
 }
 
+// passOn gives messages back to the server, unless they are settled.
+func (c *consumer) passOn(ctx context.Context, tickets []*ticket) {
+	if c.claim == nil && len(tickets) > 0 {
+		c.page.release(ctx, tickets)
+	}
+	for _, t := range tickets {
+		t.passOn(0)
+	}
+}
+
 // forget takes a message out of the books.
 func (c *consumer) forget(seq uint64, key order.Key) {
 	if c.known[key] == seq {
@@ -328,9 +339,7 @@ func (c *consumer) close() {
 	c.mu.Lock()
 	left := c.unsettled()
 	c.mu.Unlock()
-	for _, t := range left {
-		t.passOn(0)
-	}
+	c.passOn(c.stream.carrier.settling, left)
 	if c.claim != nil {
 		c.claim.release(c.stream.carrier.settling)
 	}

@@ -50,6 +50,9 @@ func (c *consumer) bury(t *ticket, reason string) {
 	carrier.work(func(ctx context.Context) { // once Close has begun it is left to the next who gets the message
 		defer t.end()
 		for failures := 0; ; {
+			if t.isLost() {
+				return
+			}
 			err := c.writeLetter(carrier.settling, t, reason)
 			if err == nil {
 				break
@@ -65,7 +68,9 @@ func (c *consumer) bury(t *ticket, reason string) {
 				return // it comes again when its lease has ended, and becomes one then
 			}
 		}
-		_ = t.tell(wordTerm) // else it comes again and becomes the same letter
+		if !t.isLost() {
+			_ = t.tell(wordTerm) // else it comes again and becomes the same letter
+		}
 	})
 }
 

@@ -196,7 +196,9 @@ func TestServerRestarts(t *testing.T) {
 	port := s.Addr().String()[strings.LastIndexByte(s.Addr().String(), ':')+1:]
 	pub, sub := newPublisher(openNode(t, kept(s))), openNode(t, kept(s))
 	got, _ := receive(t, sub, durable())
-	shared, _ := receive(t, sub, inGroup())
+	in := inGroup()
+	in.Lease = 5 * time.Second // longer than the server takes to start again
+	shared, _ := receive(t, sub, in)
 
 	const n = 300
 	var publishing sync.WaitGroup
@@ -336,8 +338,8 @@ func TestGroupPassesOnAfterLease(t *testing.T) {
 	p.Cut()
 	for range 2 {
 		d := other.next()
-		if d.Attempt != 2 {
-			t.Errorf("message %d came in attempt %d, want 2", d.Message.Info.Sequence, d.Attempt)
+		if d.Attempt < 2 {
+			t.Errorf("message %d came in attempt %d, want 2 at least", d.Message.Info.Sequence, d.Attempt)
 		}
 		if err := d.Ack(); err != nil {
 			t.Error(err)

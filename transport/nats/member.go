@@ -27,12 +27,21 @@ type member struct {
 	puller     *puller
 	delivering atomic.Bool
 
-	// taken has what is delivered with the next flush. It is the puller's.
-	taken []*ticket
+	// The puller's: taken has what is delivered with the next flush, and doubtful what is to be taken then if no other member has it.
+	// connection is the number of the connection to the server since which it pulls.
+	taken      []*ticket
+	doubtful   []arrival
+	connection uint64
 
 	// consumer.mu guards the rest.
 	held int       // deliveries that are not settled
 	rest time.Time // it asks for nothing before, so that others get what it has given back
+}
+
+// arrival is a message as it has come.
+type arrival struct {
+	msg   *nats.Msg
+	place place
 }
 
 func newMember(c *consumer, in transport.Interest, deliver func(transport.Delivery)) *member {
@@ -58,11 +67,25 @@ func (m *member) leave() {
 	c.releaseIfIdle()
 }
 
+// prepareGroup is prepare for a member of a group.
+func (m *member) prepareGroup(ctx context.Context) (supply, error) {
+	c := m.consumer
+	err := c.readPages(ctx)
+	if err == nil && (m.connection == 0 || m.connection != c.stream.carrier.connection()) {
+		err = errDisconnected
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.leave = time.Now().Add(c.lease)
+	return supply{consumer: c.name, lease: c.lease}, err
+}
+
 // prepare implements source. What was lost on its way to the reader of a durable name comes first, so that it comes in order:
 // it is the reader's until its lease ends.
 func (m *member) prepare(ctx context.Context) (s supply, err error) {
 	c := m.consumer
 	began := time.Now()
+	m.connection = c.stream.carrier.connection()
 	info, err := c.ensure(ctx)
 	if err != nil {
 		return supply{}, err
@@ -71,7 +94,7 @@ func (m *member) prepare(ctx context.Context) (s supply, err error) {
 		return supply{}, err
 	}
 	if c.claim == nil {
-		return supply{consumer: c.name}, c.readPages(ctx)
+		return m.prepareGroup(ctx)
 	}
 	if err := c.claim.confirm(ctx); err != nil {
 		return supply{}, err
@@ -129,7 +152,7 @@ func (m *member) room() int {
 	if time.Now().Before(m.rest) {
 		return 0
 	}
-	return m.inFlight - m.held
+	return m.inFlight - m.held - len(m.doubtful)
 }
 
 // restAWhile makes others come first. consumer.mu is held.
@@ -187,9 +210,41 @@ func (m *member) refuse(msg *nats.Msg, p place) {
 // take implements source.
 func (m *member) take(msg *nats.Msg, p place) {
 	c := m.consumer
-	if c.comesAgain(msg.Reply, p) || c.leaveToOther(msg.Reply, p) {
+	if m.comesAgain(msg.Reply, p) || c.leaveForgotten(msg.Reply, p) {
 		return
 	}
+	if c.isDoubtful(p) {
+		m.doubtful = append(m.doubtful, arrival{msg, p})
+		return
+	}
+	m.takeOwn(msg, p)
+}
+
+// takeDoubtful takes what nobody else has, or has settled.
+func (m *member) takeDoubtful(ctx context.Context) {
+	c, all := m.consumer, m.doubtful
+	if len(all) == 0 {
+		return
+	}
+	m.doubtful = nil
+	err := c.readPages(ctx)
+	for _, a := range all {
+		wait := givenBackDelay
+		if err == nil {
+			wait = c.leaveFor(a.place)
+		}
+		switch {
+		case wait <= 0:
+			m.takeOwn(a.msg, a.place)
+		case ctx.Err() == nil: // else it comes again by itself
+			c.reply(a.msg.Reply, nak(wait))
+		}
+	}
+}
+
+// takeOwn takes a message that no other member has.
+func (m *member) takeOwn(msg *nats.Msg, p place) {
+	c := m.consumer
 	carrier := c.stream.carrier
 	message, err := carrier.stored(msg, c.interest)
 	if err != nil {
@@ -222,6 +277,7 @@ func (m *member) take(msg *nats.Msg, p place) {
 // flush implements source. What a group delivers is put on the page first, so that a server that is killed and has forgotten that
 // it has delivered something does not deliver it to somebody else. When nothing can be put there it is given back, not having been tried.
 func (m *member) flush(ctx context.Context) error {
+	m.takeDoubtful(ctx)
 	if len(m.taken) == 0 {
 		return nil
 	}
@@ -236,13 +292,17 @@ func (m *member) flush(ctx context.Context) error {
 		return err
 	}
 	for _, t := range tickets {
+		if t.isLost() { // it has been on its way for too long
+			t.passOn(0)
+			continue
+		}
 		m.deliver(transport.Delivery{Message: t.message, Settler: t, Attempt: t.attempt, Repeated: t.repeated})
 	}
 	return nil
 }
 
 // hold puts on the page what is about to be delivered to a group. For a durable name it only makes sure that what is settled can be put
-// there.
+// there. If the server has been out of reach meanwhile the messages are lost: others who have found it again sooner did not see them on the page.
 func (m *member) hold(ctx context.Context, tickets []*ticket) error {
 	c := m.consumer
 	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
@@ -256,7 +316,14 @@ func (m *member) hold(ctx context.Context, tickets []*ticket) error {
 		attempts[t.seq] = t.delivered
 	}
 	c.mu.Unlock()
-	return c.page.hold(ctx, attempts)
+	err := c.page.hold(ctx, attempts)
+	if at := c.stream.carrier.connection(); at == 0 || at != m.connection {
+		for _, t := range tickets {
+			t.lost.Store(true)
+		}
+		return errDisconnected
+	}
+	return err
 }
 
 // noteUnanswerable logs once that a plain message to a service is no request.
@@ -274,7 +341,8 @@ const unreadableDelay = 5 * time.Second
 
 // comesAgain reports whether a delivery is one of a message that is being handled here: its lease had ended, or the
 // server did not know that it had come.
-func (c *consumer) comesAgain(reply string, p place) bool {
+func (m *member) comesAgain(reply string, p place) bool {
+	c := m.consumer
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	t := c.open[p.stream]
@@ -282,10 +350,10 @@ func (c *consumer) comesAgain(reply string, p place) bool {
 		return false
 	}
 	t.lost.Store(false) // nobody else has it, or not any more
-	t.reply = reply
+	t.reply, t.connection = reply, m.connection
 	t.uncounted += p.attempt - t.delivered
 	t.delivered = p.attempt
-	t.extend(time.Now(), c.lease)
+	t.extend(p.since, c.lease)
 	return true
 }
 
@@ -316,10 +384,10 @@ func (c *consumer) accept(m *member, message *transport.Message, reply string, p
 		return nil
 	}
 	t := &ticket{
-		member: m, message: message, key: key, seq: p.stream, reply: reply, repeated: repeated,
+		member: m, connection: m.connection, message: message, key: key, seq: p.stream, reply: reply, repeated: repeated,
 		delivered: p.attempt, uncounted: uncounted, attempt: max(p.attempt-uncounted, 1),
 	}
-	t.extend(time.Now(), c.lease)
+	t.extend(p.since, c.lease)
 	if c.open[p.stream] = t; len(c.open) == 1 {
 		signal(c.opened)
 	}

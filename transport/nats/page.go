@@ -25,6 +25,7 @@ type page struct {
 
 	mu              sync.Mutex
 	created         int64          // when JetStream's consumer was: what an earlier one of the name had means nothing to it
+	connection      uint64         // the number of that at which it was found
 	open            map[uint64]int // the attempts, as the server counts
 	settled         []settled      // the oldest first
 	changed, stored uint64         // how often the page has been changed, and until which change it is in the stream
@@ -43,7 +44,7 @@ const (
 	// tries to do so within 100 ms.
 	forgetful = 2 * time.Second
 	// maxSettled bounds what is on a page: as much as is settled in such a while, unless it is very much.
-	maxSettled = 1 << 12
+	maxSettled = 1 << 13
 	// pageAge is how long a page is kept that nobody writes any more: as long as a server may be away.
 	pageAge = 24 * time.Hour
 )
@@ -52,20 +53,22 @@ func newPage(c *consumer) *page {
 	return &page{consumer: c, subject: c.book.page(transport.NewGID().String()), open: make(map[uint64]int)}
 }
 
-// begin has the page be about the consumer that was created at a time, when it is found, at first and after each trouble. It
+// begin has the page be about the consumer that was created at a time, when it is found at a connection, at first and after each trouble. It
 // reports whether it was about an earlier one.
-func (p *page) begin(created time.Time, lease time.Duration) (anew bool) {
+func (p *page) begin(created time.Time, lease time.Duration, connection uint64) (anew bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.connection = connection
 	if at := created.UnixNano(); at != p.created {
 		anew = p.created != 0
 		p.created, p.settled = at, nil
 		clear(p.open)
 	}
 	// There may be a server that has forgotten, and members who read the page only when they have found it.
-	keep := time.Now().Add(backoff.Longest + 2*lease)
+	now := time.Now()
+	keep := now.Add(backoff.Longest + 2*lease)
 	for i := range p.settled {
-		if s := &p.settled[i]; !s.at.IsZero() {
+		if s := &p.settled[i]; !s.at.IsZero() && s.at.Before(now) {
 			s.at = keep
 		}
 	}
@@ -124,6 +127,18 @@ func (p *page) drop(seq uint64) {
 	delete(p.open, seq)
 }
 
+// release takes messages from the page that are about to be given back to the server. When that can't be written, who gets them leaves them
+// here for a lease at most.
+func (p *page) release(ctx context.Context, tickets []*ticket) {
+	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
+	defer cancel()
+	_ = p.write(ctx, func() {
+		for _, t := range tickets {
+			delete(p.open, t.seq)
+		}
+	})
+}
+
 // write changes the page, and returns when it is in the stream. Changes that are made at the same time are written together.
 func (p *page) write(ctx context.Context, change func()) error {
 	p.mu.Lock()
@@ -162,9 +177,12 @@ func (p *page) write(ctx context.Context, change func()) error {
 }
 
 // text returns the page as it is written: which consumer it is about, how many messages are settled, these, and those that are
-// open, each with its attempt. p.mu is held.
+// open, each with its attempt. While the server may be another than that which has confirmed what was settled, nothing of that goes. p.mu is
+// held.
 func (p *page) text(now time.Time) []byte {
-	p.settled = slices.DeleteFunc(p.settled, func(s settled) bool { return !s.at.IsZero() && now.Sub(s.at) > forgetful })
+	if p.connection == p.consumer.stream.carrier.connection() {
+		p.settled = slices.DeleteFunc(p.settled, func(s settled) bool { return !s.at.IsZero() && now.Sub(s.at) > forgetful })
+	}
 	if more := len(p.settled) - maxSettled; more > 0 {
 		p.settled = slices.Delete(p.settled, 0, more)
 	}
@@ -298,31 +316,4 @@ func (c *consumer) readPages(ctx context.Context) error {
 		c.openElsewhere = open
 	}
 	return nil
-}
-
-// leaveToOther leaves a message to the member of the group that has it open. The server delivers it in the same attempt again, so it
-// has forgotten that one; the next comes when the lease has ended without a word of the member.
-func (c *consumer) leaveToOther(reply string, p place) bool {
-	c.mu.Lock()
-	attempt, open := c.openElsewhere[p.stream]
-	left := open && p.attempt <= attempt
-	if left {
-		c.left[p.stream] = struct{}{}
-		c.uncounted[p.stream] = p.attempt
-	}
-	_, again := c.left[p.stream]
-	lease := c.lease
-	c.mu.Unlock()
-	if left {
-		c.reply(reply, nak(lease))
-		return true
-	}
-	if !again {
-		return false
-	}
-	if err := c.readPages(c.stream.carrier.background); err != nil {
-		c.reply(reply, nak(givenBackDelay))
-		return true
-	}
-	return false
 }

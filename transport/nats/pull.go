@@ -39,6 +39,8 @@ type supply struct {
 	next uint64
 	// returned says that there are messages that have been delivered before. The server does not keep their order.
 	returned bool
+	// lease is that of a group: how long a delivery is the member's. Zero if it does not matter when it was made.
+	lease time.Duration
 }
 
 // place says where a delivery stands.
@@ -46,7 +48,8 @@ type place struct {
 	stream, consumer uint64 // its number in the stream, and among the deliveries of the consumer
 	attempt          int    // how often the message has been delivered
 	stored           time.Time
-	pending          uint64 // how many messages the consumer has yet to deliver
+	pending          uint64    // how many messages the consumer has yet to deliver
+	since            time.Time // with a lease, a moment before which the server has not delivered it; else when it came
 }
 
 // puller asks a consumer for messages, never for more than there is room for, and hands them on.
@@ -142,13 +145,16 @@ func (p *puller) pause(ctx context.Context, delay time.Duration) bool {
 
 // session pulls until something is wrong.
 func (p *puller) session(ctx context.Context) error {
-	lost := p.conn.StatusChanged(nats.RECONNECTING, nats.CLOSED)
-	defer p.conn.RemoveStatusListener(lost)
-	supply, err := p.prepareUnless(ctx, lost)
+	connected, disconnect := p.whileConnected(ctx)
+	defer disconnect()
+	supply, err := p.prepare(connected)
 	if err != nil {
+		if connected.Err() != nil {
+			return errDisconnected
+		}
 		return err
 	}
-	s := &session{puller: p, supply: supply, msgs: make(chan *nats.Msg, p.size+statusRoom), lost: lost}
+	s := &session{puller: p, supply: supply, msgs: make(chan *nats.Msg, p.size+statusRoom), connected: connected}
 	if s.sub, err = p.conn.ChanSubscribe(p.conn.NewInbox(), s.msgs); err != nil {
 		return err
 	}
@@ -156,10 +162,10 @@ func (p *puller) session(ctx context.Context) error {
 	s.asked.Store(0)
 	s.silence = time.NewTimer(2 * pullHeartbeat)
 	defer s.silence.Stop()
-	defer func() { _ = s.flush(ctx) }() // something else is wrong already
+	defer func() { _ = s.flush(connected) }() // something else is wrong already
 	for ctx.Err() == nil {
 		if len(s.msgs) == 0 {
-			if err := s.flush(ctx); err != nil {
+			if err := s.flush(connected); err != nil {
 				return err
 			}
 		}
@@ -171,7 +177,7 @@ func (p *puller) session(ctx context.Context) error {
 			s.returned = false
 			continue
 		}
-		if p.wants(room) && !s.returned && !(s.large && s.asked.Load() > 0) {
+		if p.wants(room) && !s.returned && s.mayAdd() {
 			if err := s.pull(room - int(s.asked.Load())); err != nil {
 				return err
 			}
@@ -184,42 +190,54 @@ func (p *puller) session(ctx context.Context) error {
 	return nil
 }
 
-// prepareUnless is prepare, given up when the connection is lost: an answer that was on its way then does not come.
-func (p *puller) prepareUnless(ctx context.Context, lost <-chan nats.Status) (supply, error) {
-	preparing, cancel := context.WithCancel(ctx)
-	watched := make(chan error, 1)
-	go func() {
+// whileConnected returns a context that ends with the connection: what was on its way then does not come.
+func (p *puller) whileConnected(ctx context.Context) (connected context.Context, end func()) {
+	lost := p.conn.StatusChanged(nats.RECONNECTING, nats.CLOSED)
+	connected, cancel := context.WithCancel(ctx)
+	var watching sync.WaitGroup
+	watching.Go(func() {
 		select {
 		case <-lost:
 			cancel()
-			watched <- errDisconnected
-		case <-preparing.Done():
-			watched <- nil
+		case <-connected.Done():
 		}
-	}()
-	supply, err := p.prepare(preparing)
-	cancel()
-	if disconnected := <-watched; disconnected != nil {
-		return supply, disconnected
+	})
+	return connected, func() {
+		cancel()
+		watching.Wait()
+		p.conn.RemoveStatusListener(lost)
 	}
-	return supply, err
 }
 
 // session is a subscription to what is pulled, until something is wrong.
 type session struct {
 	*puller
 	supply
-	sub     *nats.Subscription
-	msgs    chan *nats.Msg
-	lost    <-chan nats.Status
-	silence *time.Timer
-	fresh   bool // nothing has come since messages were last asked for
-	large   bool // the next message does not fit into a pull
+	sub  *nats.Subscription
+	msgs chan *nats.Msg
+	// connected ends with the connection, and with the interest.
+	connected context.Context
+	silence   *time.Timer
+	since     time.Time // when the first of those messages was asked for that may be to come
+	fresh     bool      // nothing has come since messages were last asked for
+	large     bool      // the next message does not fit into a pull
 }
 
-// pull asks for so many messages.
+// pull asks for so many messages. In a group the server forgets soon that it was asked, so that it is known of each message how long ago
+// it was delivered at most, however long it was on its way.
 func (s *session) pull(n int) error {
-	return s.ask(n, fmt.Sprintf(`"expires":%d,"idle_heartbeat":%d`, pullExpires.Nanoseconds(), pullHeartbeat.Nanoseconds()))
+	expires := pullExpires
+	if s.lease > 0 {
+		expires = min(expires, s.lease/4)
+	}
+	heartbeat := min(pullHeartbeat, expires/2)
+	return s.ask(n, fmt.Sprintf(`"expires":%d,"idle_heartbeat":%d`, expires.Nanoseconds(), heartbeat.Nanoseconds()))
+}
+
+// mayAdd reports whether more can be asked for before all has come, or will not, that was asked for: not when the next message has to come alone,
+// and with a lease only soon after.
+func (s *session) mayAdd() bool {
+	return s.asked.Load() == 0 || !s.large && (s.lease == 0 || time.Since(s.since) < s.lease/8)
 }
 
 // ask asks for so many messages, or fewer. The next one may be larger than such a pull gets in all, as one that is from before the server's
@@ -228,6 +246,9 @@ func (s *session) ask(n int, how string) error {
 	bound := fmt.Sprintf(`,"max_bytes":%d`, max(pullBytes, 2*s.conn.MaxPayload()))
 	if s.large {
 		n, bound = 1, ""
+	}
+	if s.asked.Load() == 0 {
+		s.since = time.Now()
 	}
 	if err := s.conn.PublishRequest(pullSubject+s.stream+"."+s.consumer, s.sub.Subject, fmt.Appendf(nil, `{"batch":%d%s,%s}`, n, bound, how)); err != nil {
 		return err
@@ -275,6 +296,9 @@ func (s *session) step(ctx context.Context, take func(*nats.Msg, place)) error {
 		if !ok {
 			return s.status(m)
 		}
+		if at.since = s.since; s.lease == 0 {
+			at.since = time.Now()
+		}
 		s.got(1)
 		if s.next != 0 {
 			if at.consumer != s.next {
@@ -290,9 +314,10 @@ func (s *session) step(ctx context.Context, take func(*nats.Msg, place)) error {
 		if s.asked.Load() > 0 {
 			return errSilent
 		}
-	case <-s.lost:
-		return errDisconnected
-	case <-ctx.Done():
+	case <-s.connected.Done():
+		if ctx.Err() == nil {
+			return errDisconnected
+		}
 	}
 	return nil
 }

@@ -20,20 +20,18 @@ type ticket struct {
 	seq      uint64
 	attempt  int
 	repeated bool
-	until    atomic.Int64 // when its lease ends, if nothing is heard of the server until then; nanoseconds since start
+	until    atomic.Int64 // when its lease ends, as far as is known here (see extend); nanoseconds since start
 	lost     atomic.Bool  // it has ended, or somebody else has the message
 
 	// consumer.mu guards the rest.
-	reply     string // where the server hears of it
-	delivered int    // how often the server has delivered the message
-	uncounted int    // how many of these do not count
-	used      bool
+	reply      string // where the server hears of it
+	connection uint64 // the number of that at which it was last delivered
+	delivered  int    // how often the server has delivered the message
+	uncounted  int    // how many of these do not count
+	used       bool
 }
 
 var _ transport.LeasedSettler = (*ticket)(nil)
-
-// start is what leases are measured from: wall clocks jump.
-var start = time.Now()
 
 var (
 	errPassedOn = errors.New("not settled in time: the message has been passed on")
@@ -47,27 +45,6 @@ const (
 	// givenBackDelay is how long a message waits that its reader has given back at once.
 	givenBackDelay = 100 * time.Millisecond
 )
-
-// extend makes the lease last from a time on at which the server was asked to.
-func (t *ticket) extend(asked time.Time, lease time.Duration) {
-	t.until.Store(int64(asked.Add(lease).Sub(start)))
-}
-
-// Lost implements transport.LeasedSettler. A durable name has one reader, so nobody else gets what it is silent about, unless the server
-// is out of its reach: then the name may be another's.
-func (t *ticket) Lost() bool {
-	if t.lost.Load() {
-		return true
-	}
-	if time.Since(start) < time.Duration(t.until.Load()) {
-		return false
-	}
-	if claim := t.member.consumer.claim; claim != nil {
-		return !claim.isSure()
-	}
-	t.lost.Store(true) // for good, though the server may be heard of again
-	return true
-}
 
 // settle uses the ticket, unless that has been done. f is called with c.mu held, and what it returns without.
 func (t *ticket) settle(f func(c *consumer) (then func())) (first bool, err error) {
@@ -95,12 +72,14 @@ func (t *ticket) settle(f func(c *consumer) (then func())) (first bool, err erro
 	return true, nil
 }
 
-// end takes the ticket out of the books, when the server has heard of it.
+// end takes the ticket out of the books, when the server has heard of it, or is to hear nothing.
 func (t *ticket) end() {
 	c := t.member.consumer
 	c.mu.Lock()
 	if c.open[t.seq] == t {
 		delete(c.open, t.seq)
+		c.forget(t.seq, t.key)
+		c.page.drop(t.seq)
 	}
 	c.mu.Unlock()
 	c.releaseIfIdle()
@@ -109,7 +88,6 @@ func (t *ticket) end() {
 // Ack implements transport.Settler. It fails when the server does not confirm it for too long, and when the message
 // may have been given to somebody else.
 func (t *ticket) Ack() error {
-	c := t.member.consumer
 	lost := t.isLost() // of a durable name tell finds out
 	first, err := t.settle(func(c *consumer) func() {
 		c.done(t)
@@ -120,7 +98,6 @@ func (t *ticket) Ack() error {
 	}
 	defer t.end()
 	if lost {
-		c.page.drop(t.seq)
 		return errLeased
 	}
 	return t.tell(wordAck)
@@ -135,13 +112,17 @@ func (t *ticket) tell(word []byte) error {
 	noted := false
 	for failures := 1; ; failures++ {
 		c.mu.Lock()
-		reply, passedOn := t.reply, c.open[t.seq] != t
+		reply, connection, passedOn := t.reply, t.connection, c.open[t.seq] != t
 		c.mu.Unlock()
 		if passedOn {
 			return errPassedOn // or its number means another message now
 		}
 		limited, end := context.WithTimeout(ctx, ackTimeout)
-		noted, err = t.tellOnce(limited, reply, word, noted)
+		if c.claim == nil && connection != c.stream.carrier.connection() {
+			noted, err = t.tellAnother(limited, reply, word, noted)
+		} else {
+			noted, err = t.tellOnce(limited, reply, word, noted)
+		}
 		end()
 		switch {
 		case err == nil:
@@ -159,14 +140,6 @@ func (t *ticket) tell(word []byte) error {
 			return fmt.Errorf("%s: the server of stream %s has not confirmed that a message is settled: %w", c.label, c.stream.Name, failure)
 		}
 	}
-}
-
-// isLost is Lost without what may turn out otherwise.
-func (t *ticket) isLost() bool {
-	if t.member.consumer.claim != nil {
-		return t.lost.Load()
-	}
-	return t.Lost()
 }
 
 // tellOnce tells the server, and puts on the page that the message is settled, unless that is noted. A durable name has to be the
@@ -199,21 +172,41 @@ func (t *ticket) tellOnce(ctx context.Context, reply string, word []byte, noted 
 	return true, err
 }
 
+// tellAnother is tellOnce for a server that may not know that it has delivered the message to a group: started again, it does not answer. Who
+// gets it again reads that it is settled.
+func (t *ticket) tellAnother(ctx context.Context, reply string, word []byte, noted bool) (nowNoted bool, err error) {
+	c := t.member.consumer
+	if !noted {
+		err = c.page.settle(ctx, t.seq)
+	}
+	if err == nil && t.isLost() {
+		err = errLeased
+	}
+	if err == nil {
+		c.reply(reply, word)
+	}
+	return err == nil, err
+}
+
 // Nack implements transport.Settler.
 func (t *ticket) Nack(delay time.Duration, reason string) {
 	m := t.member
 	_, _ = t.settle(func(c *consumer) func() { // if it has been passed on there is nothing to do
 		switch {
+		case t.isLost():
+			return t.end
 		case delay < 0:
 			delay = 0
 			if m.delivering.Load() {
 				delay = givenBackDelay
 			}
 			m.restAWhile()
-			return func() { c.giveBack(t, delay) }
+			return func() { c.giveBack(t, delay, false) }
 		case t.attempt >= m.maxDeliver:
 			c.done(t)
 			return func() { c.bury(t, reason) }
+		case c.claim == nil:
+			return func() { c.giveBack(t, delay, true) }
 		}
 		return func() { t.passOnUsed(delay) }
 	})
@@ -222,6 +215,9 @@ func (t *ticket) Nack(delay time.Duration, reason string) {
 // Term implements transport.Settler.
 func (t *ticket) Term(reason string) {
 	_, _ = t.settle(func(c *consumer) func() { // if it has been passed on there is nothing to do
+		if t.isLost() {
+			return t.end
+		}
 		c.done(t)
 		return func() { c.bury(t, reason) }
 	})
@@ -237,12 +233,17 @@ func (t *ticket) passOn(delay time.Duration) {
 	}
 	t.member.held--
 	c.mu.Unlock()
-	t.lost.Store(true)
 	t.passOnUsed(delay)
+	t.lost.Store(true)
 }
 
-// passOnUsed gives the message back to the server.
+// passOnUsed gives the message back to the server. Of one that is lost nothing is said: whoever has it would lose it, too.
 func (t *ticket) passOnUsed(delay time.Duration) {
+	defer t.member.hasRoom()
+	if t.isLost() {
+		t.end()
+		return
+	}
 	c := t.member.consumer
 	c.mu.Lock()
 	if c.open[t.seq] != t {
@@ -262,6 +263,5 @@ func (t *ticket) passOnUsed(delay time.Duration) {
 	reply := t.reply
 	c.mu.Unlock()
 	c.reply(reply, nak(delay))
-	t.member.hasRoom()
 	c.releaseIfIdle()
 }

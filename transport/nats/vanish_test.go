@@ -121,7 +121,9 @@ func TestPartsAreGone(t *testing.T) {
 	carrier, node, log := openRead(t, c)
 	js := jetStream(t, s)
 	got, _ := receive(t, node, durable())
-	shared, _ := receive(t, node, inGroup())
+	in := inGroup()
+	in.Lease = 10 * time.Second
+	shared, _ := receive(t, node, in)
 	pub := newPublisher(node)
 	for _, gone := range []string{"KEPT_DEAD", "KEPT_BOOK", "OBJ_bodies"} {
 		check(t, js.DeleteStream(limited(t), gone))
