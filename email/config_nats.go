@@ -108,7 +108,7 @@ func (c *NATS) mapping(folder string) value {
 		{key: "user", value: text(func(s string) error { c.User = s; return nil })},
 		{key: "credentials", value: path(&c.Credentials)},
 		{key: "nkey", value: path(&c.NKey)},
-		{key: "insecure", value: truth(&c.Insecure)},
+		{key: "insecure", value: boolean(&c.Insecure)},
 		{key: "tls", value: section(
 			setting{key: "ca-file", value: content(&c.CA)},
 			setting{key: "cert-file", value: content(&c.Certificate)},
@@ -135,16 +135,6 @@ func matching(into *string, form *regexp.Regexp, want string) value {
 	return text(func(s string) error {
 		if *into = s; !form.MatchString(s) {
 			return fmt.Errorf("%.80q is not %s", s, want)
-		}
-		return nil
-	})
-}
-
-// truth reads true or false.
-func truth(into *bool) value {
-	return text(func(s string) error {
-		if *into = s == "true"; !*into && s != "false" {
-			return fmt.Errorf("%q is neither true nor false", s)
 		}
 		return nil
 	})

@@ -20,7 +20,7 @@ const natsFull = `nats:
   max-payload: 65536
   user: robot
   password-file: password
-  insecure: true
+  insecure: True
   tls:
     ca-file: ca.pem
     cert-file: cert.pem
@@ -112,7 +112,7 @@ func TestParseConfigNATSErrors(t *testing.T) {
 		{"a token in another URL", "nats: http://secret@b\n", `:1: nats: "http://b" does not begin with nats://`},
 		{"a token and a query", "nats: nats://secret@b?x\n", `:1: nats: "nats://b?x" is not the URL of a server`},
 		{"no URL", "nats: 'nats://me:secret@a b'\n", ":1: nats: this is not a URL, such as nats://localhost:4222"},
-		{"insecure", servers + "  insecure: maybe\n", `:3: nats.insecure: "maybe" is neither true nor false`},
+		{"insecure", servers + "  insecure: maybe\n", ":3: nats.insecure: this must be true or false"},
 		{"no host", "nats: nats://\n", ":1: nats: \"nats:\" is not the URL of a server"},
 		{"unknown key", servers + "  server: nats://b\n", ":3: nats.server: unknown key; known here are servers, name, version,"},
 		{"name", servers + "  name: my robot\n", `:3: nats.name: "my robot" is not letters, digits, _ and -`},
