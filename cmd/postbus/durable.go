@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -28,8 +29,8 @@ running program has open.
 A message that could not be handled is a dead letter: it stays in the file with the reason, and is
 not delivered any more until 'retry' says so.
 
-With NATS the server keeps all that: 'list --dead' and 'purge' are for the dead letters of the streams of the
-configuration, whoever has made them, and 'nats consumer' for the rest.`,
+With NATS the server keeps all that. 'list --dead' and 'purge' are for the dead letters of the streams of the
+configuration, whoever has made them; they can't be delivered once more. 'nats consumer' is for the rest.`,
 		"  postbus durable list\n  postbus durable retry monitor/17\n  postbus durable purge monitor",
 		a.durableListCommand(&file), a.durableRetryCommand(&file), a.durablePurgeCommand(&file), a.durableForgetCommand(&file))
 	cmd.PersistentFlags().StringVar(&file, "file", "", "the state in `FILE` instead of the configuration's")
@@ -61,7 +62,8 @@ func (a *app) durableListCommand(file *string) *cobra.Command {
 		Short: "List the durable names, or the dead letters",
 		Long: `List prints a line for each durable name: what it is for, since when, how many messages were read and not
 settled, and how many dead letters it has. With --dead it prints a line for each dead letter instead, with
-the reason; what stands at its beginning is what 'retry' and 'purge' take. With --json there are all details.
+the reason; what stands at its beginning is what 'retry' and 'purge' take. With NATS there are only the dead letters,
+and that is the stream and a number. With --json there are all details.
 
 ` + exitCodes,
 		Example:           "  postbus durable list\n  postbus durable list --dead --json",
@@ -172,21 +174,28 @@ func (a *app) listDeadLetters(letters iter.Seq2[deadLetterJSON, error], asJSON b
 			}
 			continue
 		}
-		if lines++; lines == 1 {
-			fmt.Fprintln(table, "LETTER\tDIED\tATTEMPTS\tBYTES\tNAME\tREASON")
+		letter, title := j.Letter, "LETTER"
+		if j.For != "" {
+			letter, title = letter+"\t"+oneLine(j.For), title+"\tFOR"
 		}
-		fmt.Fprintf(table, "%s\t%s\t%d\t%d\t%s\t%s\n", j.Letter, j.Died.Local().Format(time.DateTime), j.Attempts, j.Bytes, j.Name,
-			strings.Join(strings.Fields(displayable([]byte(j.Reason))), " "))
+		if lines++; lines == 1 {
+			fmt.Fprintln(table, title+"\tDIED\tATTEMPTS\tBYTES\tNAME\tREASON")
+		}
+		fmt.Fprintf(table, "%s\t%s\t%d\t%d\t%s\t%s\n", letter, j.Died.Local().Format(time.DateTime), j.Attempts, j.Bytes, j.Name, oneLine(j.Reason))
 	}
 	return table.Flush()
 }
+
+// oneLine returns a text as a line of a table shows it.
+func oneLine(s string) string { return strings.Join(strings.Fields(displayable([]byte(s))), " ") }
 
 func (a *app) durableRetryCommand(file *string) *cobra.Command {
 	return &cobra.Command{
 		Use:   "retry [NAME[/NUMBER]]...",
 		Short: "Let dead letters be delivered once more",
 		Long: `Retry has these dead letters, all of these durable names, or all there are, delivered once more, as if for the
-first time, by the next program that uses the durable name.
+first time, by the next program that uses the durable name. With NATS that is not possible: a stream gives
+a message to all who listen, not to one durable name alone.
 
 ` + exitCodes,
 		Example:           "  postbus durable retry\n  postbus durable retry monitor/17 monitor/18",
@@ -195,6 +204,9 @@ first time, by the next program that uses the durable name.
 			wanted, letters, err := lettersOf(args)
 			if err != nil {
 				return err
+			}
+			if _, ok, err := a.onNATS(*file); ok || err != nil {
+				return cmp.Or(err, errNoRetry)
 			}
 			return a.changeDeadLetters(*file, wanted, letters, "to be delivered once more", (*email.State).Retry)
 		},
@@ -206,7 +218,8 @@ func (a *app) durablePurgeCommand(file *string) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "purge NAME[/NUMBER]... | --all",
 		Short: "Delete dead letters",
-		Long: `Purge deletes these dead letters, those of these durable names, or all there are.
+		Long: `Purge deletes these dead letters, those of these durable names, or all there are. With NATS NAME may also be
+a group or a stream, and is a stream in front of a NUMBER.
 
 ` + exitCodes,
 		Example:           "  postbus durable purge monitor/17\n  postbus durable purge --all",

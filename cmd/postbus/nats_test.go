@@ -91,21 +91,24 @@ func TestDeadLettersOfNATS(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, text := range []string{"one", "two"} {
-		if err := pub.Publish(ctx, []byte(text)); err != nil {
-			t.Fatal(err)
+	die := func(texts ...string) (list string) { // returns when all are on record
+		for _, text := range texts {
+			if err := pub.Publish(ctx, []byte(text)); err != nil {
+				t.Fatal(err)
+			}
+			<-refused
 		}
-		<-refused
-	}
-	var list string
-	for strings.Count(list, "\n") < 3 { // until both are on record
-		list, _ = runs(t, exitDone, "durable", "list", "--dead", "--config", path)
-		if ctx.Err() != nil {
-			t.Fatalf("the list:\n%s", list)
+		for strings.Count(list, "\n") < 1+len(texts) {
+			list, _ = runs(t, exitDone, "durable", "list", "--dead", "--config", path)
+			if ctx.Err() != nil {
+				t.Fatalf("the list:\n%s", list)
+			}
 		}
+		return list
 	}
+	list := die("one", "two")
 	lines := strings.Split(list, "\n")
-	if !strings.HasPrefix(lines[1], "KEPT/1 ") || !strings.Contains(lines[1], " 1 ") || !strings.HasSuffix(lines[1], " /kept/a  nobody can read this") {
+	if !strings.HasPrefix(lines[0], "LETTER  FOR ") || !strings.HasPrefix(lines[1], `KEPT/1  durable name "audit"  `) || !strings.Contains(lines[1], " 1 ") || !strings.HasSuffix(lines[1], " /kept/a  nobody can read this") {
 		t.Errorf("the list:\n%s", list)
 	}
 	out, _ := runs(t, exitDone, "durable", "list", "--dead", "--json", "--config", path)
@@ -118,8 +121,17 @@ func TestDeadLettersOfNATS(t *testing.T) {
 	if _, stderr := runs(t, exitFailed, "durable", "purge", "KEPT/2", "--config", path); !strings.Contains(stderr, "not there") {
 		t.Errorf("purge again said %q", stderr)
 	}
-	if out, _ := runs(t, exitDone, "durable", "purge", "KEPT", "--config", path); out != "1 dead letter deleted\n" {
-		t.Errorf("purge of all said %q", out)
+	if _, stderr := runs(t, exitFailed, "durable", "retry", "KEPT/1", "--config", path); !strings.Contains(stderr, "can't be delivered once more") {
+		t.Errorf("retry said %q", stderr)
+	}
+	for _, name := range []string{"audit", "KEPT"} { // the durable name, and the stream
+		if out, _ := runs(t, exitDone, "durable", "purge", "other", "--config", path); out != "0 dead letters deleted\n" {
+			t.Errorf("purge of another said %q", out)
+		}
+		if out, _ := runs(t, exitDone, "durable", "purge", name, "--config", path); out != "1 dead letter deleted\n" {
+			t.Errorf("purge of %s said %q", name, out)
+		}
+		die("three")
 	}
 }
 

@@ -23,7 +23,7 @@ type DeadLetter struct {
 	// Stream is the stream that the message was in, and Number identifies the letter among its dead letters.
 	Stream string
 	Number uint64
-	// For says which durable name or group it was for.
+	// For says which durable name or group it was for: durable name "x", or group "y".
 	For string
 	// Message is the message, or nil if it is not in the stream any more, or its body not in the bucket.
 	Message *transport.Message
