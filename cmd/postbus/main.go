@@ -1,6 +1,6 @@
-// Command postbus publishes and receives messages, calls and offers services, and runs
-// a mail server for tests, all over e-mail. Run "postbus demo" to see what that looks
-// like, and "postbus help" for the rest.
+// Command postbus publishes and receives messages, calls and offers services, over e-mail or
+// NATS, joins the two, and runs servers of both for tests. Run "postbus demo" to see what that
+// looks like, and "postbus help" for the rest.
 package main
 
 import (

@@ -129,7 +129,11 @@ func (c *Carrier) publishError(err error, body int) *transport.SendError {
 	case !c.conn.IsConnected() && errors.Is(err, nats.ErrHeadersNotSupported): // as far as is known before the first connection
 		return c.notConnected(nats.ErrDisconnected)
 	case errors.Is(err, nats.ErrMaxPayload):
-		err = fmt.Errorf("%w: the server takes %d bytes at most, header included, and the body has %d", transport.ErrTooLarge, c.maxPayload(), body)
+		way := ""
+		if c.bucket == nil {
+			way = "; the configuration names no bucket for larger ones (objects)"
+		}
+		err = fmt.Errorf("%w: the server takes %d bytes at most, header included, and the body has %d%s", transport.ErrTooLarge, c.maxPayload(), body, way)
 		return &transport.SendError{Outcome: transport.Permanent, Err: err}
 	case errors.Is(err, nats.ErrBadSubject), errors.Is(err, nats.ErrBadHeaderMsg), errors.Is(err, nats.ErrHeadersNotSupported):
 		return &transport.SendError{Outcome: transport.Permanent, Err: err}

@@ -384,7 +384,7 @@ func TestTooLargeWithoutBucket(t *testing.T) {
 	m := newPublisher(node).message()
 	m.Body = large()
 	var failed *transport.SendError
-	if err := node.Send(limited(t), m); !errors.Is(err, transport.ErrTooLarge) || !errors.As(err, &failed) || failed.Outcome != transport.Permanent {
+	if err := node.Send(limited(t), m); !errors.Is(err, transport.ErrTooLarge) || !errors.As(err, &failed) || failed.Outcome != transport.Permanent || !strings.Contains(err.Error(), "no bucket for larger ones (objects)") {
 		t.Errorf("a body of 2 MiB: %v", err)
 	}
 }
