@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"time"
 
@@ -169,8 +170,8 @@ func (a *app) benchMeasure(measure bench.Measure, short, long string) *cobra.Com
 	flags.IntVar(&o.load.InFlight, "in-flight", 1, "how `MANY` messages a publisher has under way to the next hop at once")
 	flags.IntVar(&o.runs, "runs", 3, "measure so `OFTEN`, in turn with the floor, and show medians")
 	flags.BoolVar(&o.noFloor, "no-floor", false, "do not measure the floor")
-	flags.BoolVar(&o.batch, "batch", false, "collect messages while a mail is on its way (see email.batch); it takes many in flight")
-	flags.BoolVar(&o.apart, "apart", false, "publish from a process of its own (not in memory): then the CPU time is that of receiving")
+	flags.BoolVar(&o.batch, "batch", false, "by mail, collect messages while one is on its way (see email.batch); it takes many in flight")
+	flags.BoolVar(&o.apart, "apart", false, "publish from a process of its own (over mail or NATS servers): then the CPU time is that of receiving")
 	flags.StringVar(&o.plot, "plot", "", "draw the distribution of latencies, and how they were over time, into `FILE.svg`")
 	_ = cmd.MarkFlagFilename("plot", "svg") // the flag exists
 	return cmd
@@ -207,8 +208,30 @@ the last sign of life.
 	return cmd
 }
 
+// checkBench refuses flags that mean nothing to the carrier.
+func (a *app) checkBench(o *benchOptions) error {
+	for _, f := range []struct {
+		flag     string
+		given    bool
+		carriers []string // that it means something to
+	}{
+		{"tls", o.tls, []string{"embedded"}},
+		{"batch", o.batch, []string{"embedded", "listen", "config"}},
+		{"apart", o.apart, []string{"embedded", "config", "nats", "jetstream"}},
+		{"config", a.configPath != "", []string{"config"}},
+	} {
+		if f.given && slices.Contains(benchCarriers, o.carrier) && !slices.Contains(f.carriers, o.carrier) {
+			return usageErrorf("--%s: it means nothing to --carrier %s, but to %s", f.flag, o.carrier, strings.Join(f.carriers, ", "))
+		}
+	}
+	return nil
+}
+
 // bed returns what --carrier names.
 func (a *app) bed(o *benchOptions) (bench.Bed, error) {
+	if err := a.checkBench(o); err != nil {
+		return nil, err
+	}
 	var publisher func() *exec.Cmd
 	if o.apart {
 		// The name counts, not the file: tests give one file several names.
@@ -233,6 +256,9 @@ func (a *app) bed(o *benchOptions) (bench.Bed, error) {
 		config, err := a.config()
 		if err != nil {
 			return nil, err
+		}
+		if o.batch && len(config.NATS.Servers) > 0 {
+			return nil, usageErrorf("--batch: the configuration says NATS, and only mails have several messages")
 		}
 		o.change(&config)
 		return bench.Configured{Config: config, Apart: publisher}, nil

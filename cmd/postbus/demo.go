@@ -56,8 +56,10 @@ server; so they do with --config and a file that says nats.
 			// Only the flag counts: a demo sends no mail from an account that just happens
 			// to be configured.
 			switch {
-			case carrier != "email" && carrier != "nats":
-				return usageErrorf("--carrier: %q is neither email nor nats", carrier)
+			case carrier != "mail" && carrier != "nats":
+				return usageErrorf("--carrier: %q is neither mail nor nats", carrier)
+			case len(a.to) > 0:
+				return usageErrorf("--to: the demo writes to its own accounts")
 			case a.configPath != "" && cmd.Flags().Changed("carrier"):
 				return usageErrorf("--carrier: with --config the configuration says what the carrier is")
 			case a.configPath != "":
@@ -68,8 +70,8 @@ server; so they do with --config and a file that says nats.
 			return a.localDemo(cmd.Context())
 		},
 	}
-	cmd.Flags().StringVar(&carrier, "carrier", "email", "`CARRIER` of the messages: email or nats")
-	_ = cmd.RegisterFlagCompletionFunc("carrier", cobra.FixedCompletions([]string{"email", "nats"}, cobra.ShellCompDirectiveNoFileComp)) // the flag exists
+	cmd.Flags().StringVar(&carrier, "carrier", "mail", "`CARRIER` of the messages: mail or nats")
+	_ = cmd.RegisterFlagCompletionFunc("carrier", cobra.FixedCompletions([]string{"mail", "nats"}, cobra.ShellCompDirectiveNoFileComp)) // the flag exists
 	return cmd
 }
 
@@ -109,9 +111,6 @@ func (a *app) configuredDemo(ctx context.Context) error {
 	}
 	if len(config.NATS.Servers) > 0 {
 		return a.configuredNATSDemo(ctx, config)
-	}
-	if len(a.to) > 0 {
-		return usageErrorf("--to: the demo writes to the account itself")
 	}
 	address := cmp.Or(config.From, config.Username)
 	// Only the account: what else the configuration says (marking mails, other forms

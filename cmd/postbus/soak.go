@@ -66,7 +66,7 @@ func (o *soakOptions) flags(cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.SortFlags = false
 	flags.StringVar(&o.server, "server", "embedded", "the server: `embedded` or config")
-	flags.StringVar(&o.carrier, "carrier", "mail", "the embedded server's: `mail` or nats")
+	flags.StringVar(&o.carrier, "carrier", "mail", "`CARRIER` of the messages: mail or nats")
 	flags.IntVar(&o.Load.Messages, "messages", 2000, "how many messages to publish")
 	flags.IntVar(&o.Load.Calls, "calls", 200, "how many calls to make")
 	flags.DurationVar(&o.Duration, "duration", 0, "stop publishing after this `TIME`, if it is not 0")
@@ -81,7 +81,7 @@ func (o *soakOptions) flags(cmd *cobra.Command) {
 	flags.IntVar(&o.Load.Clients, "clients", 1, "clients of a service")
 	flags.IntVar(&o.Load.Servers, "servers", 1, "servers of it")
 	flags.StringVar(&o.Load.ServerMode, "server-mode", history.Durable, "servers are `MODE`: plain, durable or group")
-	flags.BoolVar(&o.Load.Batch, "batch", false, "let messages that are sent at the same time travel as one mail")
+	flags.BoolVar(&o.Load.Batch, "batch", false, "by mail, let messages that are sent at the same time travel as one")
 	flags.DurationVar(&o.Load.Every, "every", 10*time.Millisecond, "`TIME` from one message of a publisher to the next")
 	flags.DurationVar(&o.Load.Work, "work", 0, "the longest `TIME` that handling a message takes")
 	flags.DurationVar(&o.Load.Lease, "lease", 5*time.Second, "the lease of the members")
@@ -153,6 +153,10 @@ func (a *app) checkServer(o *soakOptions) error {
 		return usageErrorf("--carrier: %q is neither mail nor nats", o.carrier)
 	case o.server != "embedded" && o.server != "config":
 		return usageErrorf("--server: %q is neither embedded nor config", o.server)
+	case o.carrier == "nats" && o.Load.Batch:
+		return usageErrorf("--batch: only mails have several messages")
+	case o.server == "embedded" && a.configPath != "":
+		return usageErrorf("--config: only --server config runs on the account of a configuration")
 	case o.server == "embedded":
 		return nil
 	case o.carrier == "nats":
