@@ -19,7 +19,8 @@ type Sender interface {
 	//
 	// An error is a *SendError with the outcome of the first message that failed;
 	// those before it have been taken (SendError.Taken says how many), those after it
-	// have not been tried, or went with it in one mail (SendError.With). Send makes each attempt that certainly cannot duplicate a
+	// have not been tried, went with it in one mail (SendError.With), or may have been taken, if the sender has
+	// several on their way at once: when they are sent again they are known by their IDs. Send makes each attempt that certainly cannot duplicate a
 	// message (for example once more on a fresh connection when an idle one turns out
 	// dead before the message was handed over); retrying beyond that is the caller's
 	// business: the node's, or an outbox's. They send the same Message again, so a
