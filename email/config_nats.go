@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -185,9 +186,12 @@ func (c *NATS) stream() value {
 	settings := section(
 		setting{key: "name", required: true, value: matching(&s.Name, natsLabel, "1 to 64 of A-Z a-z 0-9 _ -")},
 		setting{key: "names", required: true, value: some(texts(func(name string) error {
+			if slices.Contains(s.Names, name) {
+				return fmt.Errorf("%q is here twice", name)
+			}
 			s.Names = append(s.Names, name)
-			if name == ">" {
-				return errors.New(`">" is not possible, because NATS has subjects of its own`)
+			if first, _, _ := strings.Cut(name, "."); first == ">" || first == "*" {
+				return fmt.Errorf("%q is not possible, because NATS has subjects of its own", name)
 			}
 			return transport.ValidatePattern(name)
 		}))},

@@ -132,6 +132,8 @@ func TestParseConfigNATSErrors(t *testing.T) {
 		{"streams are a mapping", servers + "  streams: {name: S}\n", ":3: nats.streams: this must be a list"},
 		{"stream without names", servers + "  streams:\n  - name: S\n", ":4: nats.streams[0].names: this key is required"},
 		{"stream of all", servers + "  streams:\n  - {name: S, names: '>'}\n", `:4: nats.streams[0].names: ">" is not possible`},
+		{"stream of any first token", servers + "  streams:\n  - {name: S, names: [/a, '*.x']}\n", `:4: nats.streams[0].names[1]: "*.x" is not possible`},
+		{"stream of a name twice", servers + "  streams:\n  - {name: S, names: [a.b, a.b]}\n", `:4: nats.streams[0].names[1]: "a.b" is here twice`},
 		{"stream of no name", servers + "  streams:\n  - {name: S, names: [/a, 'a b']}\n", ":4: nats.streams[0].names[1]: invalid name"},
 		{"stream with a strange name", servers + "  streams:\n  - {name: S.1, names: /a}\n", `:4: nats.streams[0].name: "S.1" is not 1 to 64 of A-Z a-z 0-9 _ -`},
 		{"stream twice", stream("  - name: S\n    names: /b\n"), ":6: nats.streams[1].name: the stream S is here twice"},
