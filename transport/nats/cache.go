@@ -61,8 +61,8 @@ func (k Cache) complete() (Cache, error) {
 // cache is where results are shared.
 type cache struct {
 	Cache
-	js   jetstream.JetStream
-	fits func(*nats.Msg) error // of the carrier
+	carrier *Carrier
+	js      jetstream.JetStream
 
 	mu     sync.Mutex
 	values jetstream.KeyValue // nil until it has been found or created, and again after it has failed
@@ -87,6 +87,9 @@ func (k *cache) open(ctx context.Context) (jetstream.KeyValue, error) {
 	defer k.mu.Unlock()
 	if k.values != nil {
 		return k.values, nil
+	}
+	if err := k.carrier.checkVersion(); err != nil {
+		return nil, k.failed(err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
 	defer cancel()
@@ -156,7 +159,7 @@ func (k *cache) Put(ctx context.Context, key string, value []byte, ttl time.Dura
 		return err
 	}
 	msg := &nats.Msg{Subject: "$KV." + k.Bucket + "." + key, Data: value}
-	err := k.fits(msg)
+	err := k.carrier.fits(msg)
 	if err == nil {
 		_, err = k.js.PublishMsg(ctx, msg, jetstream.WithMsgTTL(wholeSeconds(ttl)), jetstream.WithRetryAttempts(0))
 	}

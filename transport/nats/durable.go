@@ -32,7 +32,7 @@ func (c *Carrier) openStreams(ctx context.Context) error {
 		c.bucket.warn(c.streams)
 	}
 	if c.config.Cache.Bucket != "" {
-		c.cache = &cache{Cache: c.config.Cache, js: js, fits: c.fits}
+		c.cache = &cache{Cache: c.config.Cache, carrier: c, js: js}
 	}
 	if !c.conn.IsConnected() {
 		return nil

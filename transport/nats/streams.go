@@ -23,7 +23,7 @@ import (
 //
 // Open creates a stream that does not exist, with two more beside it: its dead letters are in NAME_DEAD, and NAME_BOOK
 // has what the users of a durable name or group have to tell each other. One that exists has to be
-// as it is written here: nothing is ever altered.
+// as it is written here: nothing is ever altered. It needs nats-server 2.11 or later.
 type Stream struct {
 	// Name is the stream's: 1 to 64 of A-Z a-z 0-9 _ - are allowed.
 	Name string
@@ -93,7 +93,10 @@ func (s Stream) complete() (Stream, error) {
 	if err := checkKeeping(s.Storage, s.Replicas); err != nil {
 		return fail("%w", err)
 	}
-	for _, name := range s.Names {
+	for i, name := range s.Names {
+		if slices.Contains(s.Names[:i], name) {
+			return fail("names: %q is there twice", name)
+		}
 		if err := transport.ValidatePattern(name); err != nil {
 			return fail("names: %w", err)
 		}
@@ -283,6 +286,9 @@ func (s *stream) ensure(ctx context.Context) error {
 	if s.ready.Load() {
 		return nil
 	}
+	if err := s.carrier.checkVersion(); err != nil {
+		return fmt.Errorf("stream %s: %w", s.Name, err)
+	}
 	for _, want := range s.configs() {
 		if err := s.ensureOne(ctx, want); err != nil {
 			return err
@@ -291,6 +297,18 @@ func (s *stream) ensure(ctx context.Context) error {
 	s.found = true
 	s.ready.Store(true)
 	return nil
+}
+
+// neededMajor and neededMinor are the first version of nats-server whose messages have ages of their own.
+const neededMajor, neededMinor = 2, 11
+
+// checkVersion refuses a server that is too old for streams and the cache: it would not say so, but ignore what it does not know.
+func (c *Carrier) checkVersion() error {
+	version, major, minor := c.conn.ConnectedServerVersion(), 0, 0
+	if n, _ := fmt.Sscanf(version, "%d.%d.", &major, &minor); n < 2 || major > neededMajor || major == neededMajor && minor >= neededMinor {
+		return nil
+	}
+	return fmt.Errorf("it needs nats-server %d.%d or later, and the server is %s: %w", neededMajor, neededMinor, version, transport.ErrNotSupported)
 }
 
 func (s *stream) ensureOne(ctx context.Context, want jetstream.StreamConfig) error {
