@@ -88,7 +88,7 @@ func (o *soakOptions) flags(cmd *cobra.Command) {
 	flags.DurationVar(&o.Load.GapWait, "gap-wait", 0, "how long subscriptions wait for a missing message, if it is not 0")
 	flags.IntVar(&o.Load.NackEvery, "nack-every", 0, "about one in so `MANY` messages is given back first, if it is not 0")
 	flags.IntVar(&o.Load.MaxBody, "max-body", 4000, "the largest body, in bytes")
-	flags.DurationVar(&o.Patience, "patience", time.Minute, "what has not come when nothing has happened for this `TIME` is lost")
+	flags.DurationVar(&o.Patience, "patience", time.Minute, "what has not come when nothing has got through for this `TIME` is lost")
 	flags.StringVar(&o.Dir, "dir", "", "keep history and logs in this empty `DIR`")
 	_ = cmd.MarkFlagDirname("dir") // the flag exists
 }

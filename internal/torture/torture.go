@@ -39,8 +39,8 @@ type Options struct {
 	FaultEvery time.Duration
 	// Duration, if it is not zero, ends the publishing before all is published.
 	Duration time.Duration
-	// Patience is how long nothing may happen, at the end, before what is owed counts as lost.
-	// Zero means a minute.
+	// Patience is how long nothing may get through before the run ends, or, at the end, what is owed counts
+	// as lost. Zero means a minute.
 	Patience time.Duration
 	// Settle is how long to wait, at the end, for what may come twice. Zero means a second.
 	Settle time.Duration
@@ -93,7 +93,7 @@ type run struct {
 	mu       sync.Mutex
 	checker  *history.Checker
 	follower *history.Follower
-	handled  time.Time // when something was last read
+	moved    time.Time // when something last got through
 }
 
 // lockedRandom is a source of random numbers for several goroutines.
@@ -122,6 +122,7 @@ func Run(ctx context.Context, o Options) (report *history.Report, err error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, r.close()) }()
+	caller := ctx
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var reading sync.WaitGroup
@@ -130,6 +131,9 @@ func Run(ctx context.Context, o Options) (report *history.Report, err error) {
 	reading.Go(func() { r.read(ctx) })
 
 	err = r.work(ctx)
+	if caller.Err() != nil {
+		err = errors.Join(err, r.log.Add(history.Event{Kind: history.Interrupted}))
+	}
 	r.stop()
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"time"
+
+	"github.com/postbus/postbus/internal/torture/history"
 )
 
 // glance is how often the history is read while the run goes on.
@@ -22,7 +24,10 @@ func (r *run) sync() error {
 			return err
 		}
 		r.checker.Add(e, at)
-		r.handled = time.Now()
+		switch e.Kind {
+		case history.Open, history.Acked, history.Take, history.Done, history.Run, history.Ran, history.Outcome:
+			r.moved = time.Now()
+		}
 	}
 }
 
@@ -52,8 +57,8 @@ func (r *run) read(ctx context.Context) {
 	}
 }
 
-// await waits until a condition on the checker holds. It gives up when nothing has been added to
-// the history for as long as the patience goes.
+// await waits until a condition on the checker holds. It gives up when nothing has got through
+// for as long as the patience goes, whatever else has happened: faults alone are no progress.
 func (r *run) await(ctx context.Context, what string, condition func() bool) error {
 	ticker := time.NewTicker(glance)
 	defer ticker.Stop()
@@ -67,7 +72,7 @@ func (r *run) await(ctx context.Context, what string, condition func() bool) err
 		r.mu.Lock()
 		err := r.sync()
 		done := err == nil && condition()
-		last := r.handled
+		last := r.moved
 		r.mu.Unlock()
 		switch {
 		case err != nil:
@@ -75,7 +80,7 @@ func (r *run) await(ctx context.Context, what string, condition func() bool) err
 		case done:
 			return nil
 		case time.Since(last) > r.Patience && time.Since(began) > r.Patience:
-			return fmt.Errorf("torture: nothing has happened for %v while waiting for %s", r.Patience, what)
+			return fmt.Errorf("torture: nothing has got through for %v while waiting for %s", r.Patience, what)
 		}
 	}
 }

@@ -93,6 +93,8 @@ func (c *Checker) Add(e Event, at Position) {
 		c.outages = append(c.outages, e)
 	case Quiet:
 		c.settle()
+	case Interrupted:
+		c.quiet, c.report.Unawaited = true, c.Pending()
 	case Publish:
 		c.publish(e, at)
 	case Acked, Failed, Unknown:

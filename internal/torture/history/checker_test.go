@@ -151,6 +151,8 @@ func TestChecker(t *testing.T) {
 		{name: "killed on record or not", events: join(durable, acked(1), at(Take, "d", "d#1", 1), at(Ack, "d", "d#1", 1), killed("d#1")),
 			also: func(r *Report) bool { return r.Uncertain == 1 }},
 		{name: "returned", events: join(durable, acked(1), acked(2), at(Take, "d", "d#1", 1), at(Nack, "d", "d#1", 1), handled("d", "d#1", 2, 1))},
+		{name: "interrupted", events: join(durable, acked(1), acked(2), called(1), handled("d", "d#1", 1), Event{Kind: Interrupted}),
+			also: func(r *Report) bool { return r.Unawaited == 2 && r.Owed == 0 }},
 		{name: "not confirmed", events: join(durable, acked(1), at(Take, "d", "d#1", 1), at(Ack, "d", "d#1", 1), at(Unacked, "d", "d#1", 1)),
 			also: func(r *Report) bool { return r.Uncertain == 1 }},
 		{name: "not confirmed, again", events: join(durable, acked(1), acked(2), at(Take, "d", "d#1", 1), at(Ack, "d", "d#1", 1), at(Unacked, "d", "d#1", 1), handled("d", "d#1", 2, 1))},

@@ -29,6 +29,8 @@ const (
 	Expunged Kind = "expunged"
 	// Quiet: everything has had the time to arrive; what has not is lost.
 	Quiet Kind = "quiet"
+	// Interrupted: the run was ended before everything had the time to arrive; what has not may still do so.
+	Interrupted Kind = "interrupted"
 )
 
 // Killed is the Text of Exit for a process that was killed.

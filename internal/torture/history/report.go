@@ -50,6 +50,7 @@ type Report struct {
 	Late      int // handled after having been reported missing
 	Dropped   int // by queues that were full
 	Owed      int // not handled when the history ended; those of Lost
+	Unawaited int // messages and calls that were owed when the run was interrupted, and are not judged
 
 	Calls, Answered, Timeouts, FailedCalls int
 	Runs                                   int // requests that a handler has run for
@@ -127,7 +128,7 @@ func (c *Checker) settle() {
 }
 
 // Report returns what the events say so far; what is owed counts as lost. The events go
-// on to be read afterwards only if Quiet has been among them. line looks up a line.
+// on to be read afterwards only if Quiet or Interrupted has been among them. line looks up a line.
 func (c *Checker) Report(line func(Position) string) *Report {
 	c.settle()
 	c.judge()
@@ -167,6 +168,9 @@ func (r *Report) String() string {
 			text += fmt.Sprintf("; %d cut short by the next outage, after up to %v", v.Interrupted, v.AtLeast.Round(time.Millisecond))
 		}
 		row("recovery", "%s", text)
+	}
+	if r.Unawaited > 0 {
+		row("interrupted", "%d messages and calls were not waited for", r.Unawaited)
 	}
 	if r.Torn > 0 {
 		row("torn lines", "%d", r.Torn)
