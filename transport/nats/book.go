@@ -55,16 +55,19 @@ func (b book) last(ctx context.Context, subject string) (word []byte, number uin
 }
 
 // claim is the right of a carrier to a durable name. It is on record with a subject at which the carrier says that
-// it is there: if nobody says so the name is free, whatever the record.
+// it is there: if nobody says so the name is free, whatever the record. Servers that are parted may let two carriers have a name, so
+// the record decides: the book takes a page only from who has written the last one.
 type claim struct {
 	consumer *consumer
 
-	// sure is the number of the connection at which the carrier is known to have the name: while that lasts nobody else takes it.
+	// sure is the number of the connection at which the carrier is known to have the name: while that lasts, and the server answers, nobody
+	// else takes it.
 	sure atomic.Uint64
+	// number is that of the record, or 0 if the carrier does not have the name. It is written with mu held.
+	number atomic.Uint64
 
-	mu     sync.Mutex
-	sub    *nats.Subscription
-	number uint64 // of the record; 0 if the carrier does not have the name
+	mu  sync.Mutex
+	sub *nats.Subscription
 }
 
 // connection returns the number of the connection to the server, above 0, or 0 if there is none.
@@ -81,18 +84,23 @@ func (l *claim) isSure() bool {
 	return now != 0 && now == l.sure.Load()
 }
 
-// verify asks the server whether the carrier still has the name, if it has been out of reach meanwhile. If it does not, what is open is
-// lost.
+// doubt has the carrier not be sure any more, when the server has been out of reach.
+func (l *claim) doubt() { l.sure.Store(0) }
+
+// verify asks the server whether the carrier still has the name, unless it is sure. If it does not, what is open is lost.
 func (l *claim) verify(ctx context.Context) error {
 	if l.isSure() {
 		return nil
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.isSure() { // meanwhile
+		return nil
+	}
 	return l.check(ctx)
 }
 
-// check is verify with mu held, for certain.
+// check is verify with mu held, for certain. A record that is not there is written again: somebody has deleted the book.
 func (l *claim) check(ctx context.Context) error {
 	c := l.consumer
 	at := c.stream.carrier.connection()
@@ -100,11 +108,22 @@ func (l *claim) check(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if number != 0 && number == l.number {
+	had := l.number.Load()
+	if number != 0 && number == had {
 		l.sure.Store(at)
 		return nil
 	}
-	l.number = 0
+	if number == 0 && had != 0 {
+		number, err = l.write(ctx, claimed{Holder: l.sub.Subject}, 0)
+		if err == nil {
+			l.number.Store(number)
+			l.sure.Store(at)
+		}
+		if !errors.Is(err, transport.ErrInUse) {
+			return err
+		}
+	}
+	l.number.Store(0)
 	c.mu.Lock()
 	for _, t := range c.open {
 		t.lost.Store(true)
@@ -132,7 +151,7 @@ const (
 
 // take takes the name, if the carrier does not have it. It fails with transport.ErrInUse if somebody else has it. mu is held.
 func (l *claim) take(ctx context.Context) error {
-	if l.number != 0 {
+	if l.number.Load() != 0 {
 		return nil
 	}
 	at := l.consumer.stream.carrier.connection()
@@ -140,7 +159,7 @@ func (l *claim) take(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if l.number != 0 {
+	if l.number.Load() != 0 {
 		l.sure.Store(at)
 		return nil
 	}
@@ -156,9 +175,10 @@ func (l *claim) take(ctx context.Context) error {
 			return err
 		}
 	}
-	if l.number, err = l.write(ctx, claimed{Holder: l.sub.Subject}, number); err != nil {
+	if number, err = l.write(ctx, claimed{Holder: l.sub.Subject}, number); err != nil {
 		return err
 	}
+	l.number.Store(number)
 	l.sure.Store(at)
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -185,7 +205,7 @@ func (l *claim) read(ctx context.Context) (record claimed, number uint64, err er
 	}
 	record.Left = max(record.Left, 0)
 	if l.sub != nil && record.Holder == l.sub.Subject {
-		l.number = number
+		l.number.Store(number)
 	}
 	return record, number, nil
 }
@@ -224,9 +244,8 @@ func (l *claim) write(ctx context.Context, record claimed, over uint64) (number 
 	}
 	c := l.consumer
 	ack, err := c.stream.carrier.js.Publish(ctx, c.book.claim(), word, jetstream.WithExpectLastSequencePerSubject(over), jetstream.WithRetryAttempts(0))
-	var failed *jetstream.APIError
 	switch {
-	case errors.As(err, &failed) && (failed.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence || failed.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequenceConstant):
+	case outdated(err):
 		return 0, c.inUse() // somebody else was faster
 	case err != nil:
 		return 0, c.stream.failure(err)
@@ -234,11 +253,17 @@ func (l *claim) write(ctx context.Context, record claimed, over uint64) (number 
 	return ack.Sequence, nil
 }
 
+// outdated reports whether something was not written because the record is not the expected one, or is just being replaced.
+func outdated(err error) bool {
+	failed, ok := errors.AsType[*jetstream.APIError](err)
+	return ok && (failed.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence || failed.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequenceConstant)
+}
+
 // confirm makes certain that the carrier has the name, or takes it if it can.
 func (l *claim) confirm(ctx context.Context) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.number == 0 {
+	if l.number.Load() == 0 {
 		return l.take(ctx)
 	}
 	if err := l.check(ctx); !errors.Is(err, errTaken) {
@@ -268,12 +293,13 @@ func (l *claim) releaseIfIdle(ctx context.Context) {
 }
 
 func (l *claim) releaseLocked(ctx context.Context) {
-	if l.number != 0 {
+	if number := l.number.Load(); number != 0 {
 		l.consumer.mu.Lock()
 		_, left := l.consumer.atServer()
 		l.consumer.mu.Unlock()
-		_, _ = l.write(ctx, claimed{Left: left}, l.number) // else they find that nobody is there
-		l.number = 0
+		_, _ = l.write(ctx, claimed{Left: left}, number) // else they find that nobody is there
+		l.number.Store(0)
+		l.doubt()
 	}
 	if l.sub != nil {
 		_ = l.sub.Unsubscribe() // it fails when there is nothing left to end

@@ -2,7 +2,9 @@ package nats_test
 
 import (
 	"testing"
+	"time"
 
+	natsgo "github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/postbus/postbus/transport"
@@ -83,4 +85,39 @@ func TestBookRefusesDurable(t *testing.T) {
 		t.Errorf("message %d came in attempt %d", second.Message.Info.Sequence, second.Attempt)
 	}
 	ack(t, second)
+}
+
+// TestNameTakenUnnoticed: somebody else takes a durable name, of which its reader has not heard. The book takes none of its settlements any
+// more, so it is told. Nobody else gets the rest until the other one is gone.
+func TestNameTakenUnnoticed(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, withJetStream(t))
+	carrier, node, _ := openLogging(t, kept(s), false)
+	js, other := jetStream(t, s), connect(t, s)
+	got, _ := receive(t, node, durable())
+	pub := newPublisher(node)
+	pub.publish(t, 2)
+	first, second := got.next(), got.next()
+	present, err := other.Subscribe("present", func(m *natsgo.Msg) { _ = m.Respond(nil) })
+	check(t, err)
+	_, err = js.Publish(limited(t), "$POSTBUS.book.KEPT.claim.durable-d", []byte(`{"holder":"present"}`))
+	check(t, err)
+	if err := first.Ack(); err == nil {
+		t.Error("a message of a name that has been passed on could be acknowledged")
+	}
+	if !second.Lost() {
+		t.Error("another message still counts as the reader's")
+	}
+	second.Term("no")
+	pub.publish(t, 1)
+	got.empty(100 * time.Millisecond)
+	check(t, present.Unsubscribe())
+	if d := got.next(); d.Message.Info.Sequence != 2 { // the first it has handled
+		t.Errorf("message %d came again", d.Message.Info.Sequence)
+	} else {
+		letters(t, carrier, 0)
+		d.Term("no")
+	}
+	ack(t, got.next())
+	letters(t, carrier, 1)
 }

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -11,34 +13,56 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/postbus/postbus/internal/torture/proxy"
 	"github.com/postbus/postbus/transport"
 	"github.com/postbus/postbus/transport/nats"
 )
 
 // startCluster starts three servers that keep what they are told together, until the test ends.
 func startCluster(t testing.TB) []*server.Server {
+	servers, _ := startParted(t)
+	return servers
+}
+
+// startParted is startCluster. part parts a server from the others, or has it come back.
+func startParted(t testing.TB) (servers []*server.Server, part func(i int, away bool)) {
 	t.Helper()
 	const size = 3
-	var ports []int
-	var routes []*url.URL
-	for range size { // they have to know each other from the beginning
+	var addresses [size]string
+	for i := range addresses { // they have to know each other from the beginning
 		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		ports = append(ports, l.Addr().(*net.TCPAddr).Port)
-		routes = append(routes, &url.URL{Scheme: "nats", Host: l.Addr().String()})
-		l.Close()
+		check(t, err)
+		addresses[i] = l.Addr().String()
+		check(t, l.Close())
 	}
-	var servers []*server.Server
-	for i, port := range ports {
+	var between [size][]*proxy.Proxy // by server
+	for i, address := range addresses {
 		options := withJetStream(t)
 		servers = append(servers, startServer(t, func(o *server.Options) {
 			options(o)
 			o.ServerName = fmt.Sprintf("s%d", i+1)
-			o.Cluster = server.ClusterOpts{Name: "c", Host: "127.0.0.1", Port: port}
-			o.Routes = routes
+			// No server finds another but by its routes.
+			o.Cluster = server.ClusterOpts{Name: "c", Host: "127.0.0.1", Advertise: "127.0.0.1:1", ConnectRetries: 1000}
+			fmt.Sscan(address[strings.LastIndexByte(address, ':')+1:], &o.Cluster.Port)
+			for j := range size {
+				if j == i {
+					continue
+				}
+				p, err := proxy.Listen(addresses[j])
+				check(t, err)
+				t.Cleanup(func() { p.Close() })
+				between[i], between[j] = append(between[i], p), append(between[j], p)
+				o.Routes = append(o.Routes, &url.URL{Scheme: "nats", Host: p.Addr()})
+			}
 		}))
+	}
+	part = func(i int, away bool) {
+		for _, p := range between[i] {
+			p.Refuse(away)
+			if away {
+				p.Cut()
+			}
+		}
 	}
 	await(t, "the servers find a leader", func() bool {
 		for _, s := range servers {
@@ -48,7 +72,7 @@ func startCluster(t testing.TB) []*server.Server {
 		}
 		return false
 	})
-	return servers
+	return servers, part
 }
 
 // await waits for something that nobody tells.
@@ -126,4 +150,65 @@ func leader(t testing.TB, servers []*server.Server) *server.Server {
 	}
 	t.Fatal("the stream has no leader")
 	return nil
+}
+
+// TestParted: the server of the reader of a durable name is parted from the others while a message is handled. Another reader, at one of
+// those, takes the name and handles it. When they are together again the first is told, though its connection never broke.
+func TestParted(t *testing.T) {
+	t.Parallel()
+	servers, part := startParted(t)
+	far := slices.IndexFunc(servers, func(s *server.Server) bool { return !s.JetStreamIsLeader() })
+	at := func(s *server.Server) nats.Config {
+		c := kept(s)
+		c.Streams[0].Replicas = len(servers)
+		return c
+	}
+	near := at(servers[(far+1)%len(servers)])
+	first, second := openNode(t, at(servers[far])), openNode(t, near)
+	got, _ := receive(t, first, durable())
+	leadElsewhere(t, servers[far])
+	newPublisher(second).publish(t, 1)
+	held := got.next()
+	part(far, true)
+	var taken *box
+	await(t, "the name is free", func() bool {
+		taken = newBox(t)
+		_, err := second.Receive(durable(), taken)
+		return err == nil
+	})
+	d := taken.next()
+	if d.Message.Info.Sequence != 1 {
+		t.Errorf("message %d came to the second reader, want 1", d.Message.Info.Sequence)
+	}
+	ack(t, d)
+	await(t, "the first reader does not count on the message any more", held.Lost)
+	part(far, false)
+	if err := held.Ack(); err == nil {
+		t.Error("both readers could acknowledge the message")
+	}
+	if !held.Lost() {
+		t.Error("the message counts as the first reader's again")
+	}
+	taken.empty(0)
+	got.empty(0)
+}
+
+// leadElsewhere has other servers lead the streams and the durable name, so that the test need not wait for them to find out that
+// this one is away.
+func leadElsewhere(t *testing.T, s *server.Server) {
+	const account = "$G"
+	await(t, "others lead", func() bool {
+		led := false
+		for _, stream := range []string{"KEPT", "KEPT_DEAD", "KEPT_BOOK"} {
+			if s.JetStreamIsStreamLeader(account, stream) {
+				check(t, s.JetStreamStepdownStream(account, stream))
+				led = true
+			}
+		}
+		if s.JetStreamIsConsumerLeader(account, "KEPT", "durable-d") {
+			check(t, s.JetStreamStepdownConsumer(account, "KEPT", "durable-d"))
+			led = true
+		}
+		return !led
+	})
 }

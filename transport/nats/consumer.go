@@ -44,6 +44,8 @@ type consumer struct {
 
 	mu      sync.Mutex
 	members []*member            // that are there
+	acking  int                  // Acks that have not returned
+	acked   sync.Cond            // there are less of these
 	open    map[uint64]*ticket   // delivered and not settled on record, by their numbers in the stream
 	known   map[order.Key]uint64 // the numbers of those that are open or delayed
 	delayed map[uint64]order.Key // given back to the server for a while; of a durable name only
@@ -98,7 +100,7 @@ func (s *stream) consumer(in transport.Interest) (*consumer, error) {
 			open:   make(map[uint64]*ticket), known: make(map[order.Key]uint64), delayed: make(map[uint64]order.Key), uncounted: make(map[uint64]int),
 			left: make(map[uint64]struct{}),
 		}
-		c.page = newPage(c)
+		c.page, c.acked.L = newPage(c), &c.mu
 		if in.Group != "" {
 			c.lease = cmp.Or(in.Lease, transport.DefaultLease)
 		} else {
@@ -340,6 +342,11 @@ func (c *consumer) close() {
 	left := c.unsettled()
 	c.mu.Unlock()
 	c.passOn(c.stream.carrier.settling, left)
+	c.mu.Lock()
+	for c.acking > 0 { // they end with carrier.settling at the latest
+		c.acked.Wait()
+	}
+	c.mu.Unlock()
 	if c.claim != nil {
 		c.claim.release(c.stream.carrier.settling)
 	}

@@ -46,32 +46,47 @@ const (
 
 // bury makes a dead letter of a message, however long that takes. Until it is one it is renewed, as what is being handled.
 func (c *consumer) bury(t *ticket, reason string) {
-	carrier := c.stream.carrier
-	carrier.work(func(ctx context.Context) { // once Close has begun it is left to the next who gets the message
+	c.stream.carrier.work(func(ctx context.Context) { // once Close has begun it is left to the next who gets the message
 		defer t.end()
-		for failures := 0; ; {
-			if t.isLost() {
-				return
-			}
-			err := c.writeLetter(carrier.settling, t, reason)
-			if err == nil {
-				break
-			}
-			if errors.Is(err, errTaken) {
-				return
-			}
-			if failures == 0 {
-				carrier.logger.Warn("nats: a dead letter can't be kept yet; trying again", "for", c.label, "stream", c.stream.Name, "number", t.seq, "error", err)
-			}
-			failures++
-			if !t.member.puller.pause(ctx, backoff.Delay(failures)) {
-				return // it comes again when its lease has ended, and becomes one then
-			}
+		if !c.keepLetter(ctx, t, reason) {
+			return // it comes again when its lease has ended, and becomes one then
 		}
-		if !t.isLost() {
+		c.mu.Lock()
+		mine := c.open[t.seq] == t && !t.isLost()
+		if mine {
+			c.done(t)
+		}
+		c.mu.Unlock()
+		if mine {
 			_ = t.tell(wordTerm) // else it comes again and becomes the same letter
 		}
 	})
+}
+
+// keepLetter makes the dead letter, unless the message becomes somebody else's, or ctx ends.
+func (c *consumer) keepLetter(ctx context.Context, t *ticket, reason string) (kept bool) {
+	carrier := c.stream.carrier
+	for failures := 0; ; {
+		c.mu.Lock()
+		passedOn := c.open[t.seq] != t
+		c.mu.Unlock()
+		if passedOn || t.isLost() {
+			return false
+		}
+		err := c.writeLetter(carrier.settling, t, reason)
+		switch {
+		case err == nil:
+			return true
+		case errors.Is(err, errTaken):
+			return false
+		case failures == 0:
+			carrier.logger.Warn("nats: a dead letter can't be kept yet; trying again", "for", c.label, "stream", c.stream.Name, "number", t.seq, "error", err)
+		}
+		failures++
+		if !t.member.puller.pause(ctx, backoff.Delay(failures)) {
+			return false
+		}
+	}
 }
 
 // writeLetter puts a dead letter into the stream for them.
@@ -81,7 +96,8 @@ func (c *consumer) writeLetter(ctx context.Context, t *ticket, reason string) er
 	if err := c.stream.ensure(ctx); err != nil {
 		return err
 	}
-	if c.claim != nil {
+	if c.claim != nil { // for certain: the stream for letters takes them from everybody
+		c.claim.doubt()
 		if err := c.claim.verify(ctx); err != nil {
 			return err
 		}

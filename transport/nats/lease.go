@@ -122,13 +122,19 @@ func (c *consumer) renew(ctx context.Context, period time.Duration) (open bool) 
 	if len(due) == 0 {
 		return open
 	}
+	ctx, cancel := context.WithTimeout(ctx, lease/2)
+	defer cancel()
+	if c.claim != nil && c.claim.verify(ctx) != nil {
+		return open // they may be somebody else's
+	}
 	last := len(replies) - 1
 	for _, reply := range replies[:last] {
 		c.reply(reply, wordProgress)
 	}
-	ctx, cancel := context.WithTimeout(ctx, lease/2)
-	defer cancel()
 	if _, err := c.stream.carrier.conn.RequestWithContext(ctx, replies[last], wordProgress); err != nil {
+		if c.claim != nil {
+			c.claim.doubt()
+		}
 		return open // they end if that goes on
 	}
 	for _, t := range due {

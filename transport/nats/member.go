@@ -90,14 +90,17 @@ func (m *member) prepare(ctx context.Context) (s supply, err error) {
 	if err != nil {
 		return supply{}, err
 	}
+	if c.claim != nil {
+		c.claim.doubt()
+		if err := c.claim.confirm(ctx); err != nil {
+			return supply{}, err
+		}
+	}
 	if err := c.page.mend(ctx); err != nil {
 		return supply{}, err
 	}
 	if c.claim == nil {
 		return m.prepareGroup(ctx)
-	}
-	if err := c.claim.confirm(ctx); err != nil {
-		return supply{}, err
 	}
 	for c.lost(info) {
 		c.mu.Lock()
@@ -349,7 +352,9 @@ func (m *member) comesAgain(reply string, p place) bool {
 	if t == nil {
 		return false
 	}
-	t.lost.Store(false) // nobody else has it, or not any more
+	if c.claim == nil || c.claim.isSure() {
+		t.lost.Store(false) // nobody else has it, or not any more
+	}
 	t.reply, t.connection = reply, m.connection
 	t.uncounted += p.attempt - t.delivered
 	t.delivered = p.attempt

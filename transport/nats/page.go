@@ -161,17 +161,39 @@ func (p *page) write(ctx context.Context, change func()) error {
 		p.writing = make(chan struct{})
 		until, text := p.changed, p.text(time.Now())
 		p.mu.Unlock()
-		err := p.consumer.stream.ensure(ctx)
-		if err == nil {
-			_, err = p.consumer.stream.carrier.js.Publish(ctx, p.subject, text, jetstream.WithMsgTTL(pageAge), jetstream.WithRetryAttempts(0))
-		}
+		err := p.put(ctx, text)
 		p.mu.Lock()
 		close(p.writing)
 		p.writing = nil
 		if p.failed = err != nil; p.failed {
-			return p.consumer.stream.failure(err)
+			return err
 		}
 		p.stored = max(p.stored, until)
+	}
+	return nil
+}
+
+// put writes the text of the page into the stream. The server refuses it if a durable name is not the carrier's any more, whatever that
+// believes.
+func (p *page) put(ctx context.Context, text []byte) error {
+	c := p.consumer
+	if err := c.stream.ensure(ctx); err != nil {
+		return c.stream.failure(err)
+	}
+	options := []jetstream.PublishOpt{jetstream.WithMsgTTL(pageAge), jetstream.WithRetryAttempts(0)}
+	if c.claim != nil {
+		number := c.claim.number.Load()
+		if number == 0 {
+			return errTaken
+		}
+		options = append(options, jetstream.WithExpectLastSequenceForSubject(number, c.book.claim()))
+	}
+	_, err := c.stream.carrier.js.Publish(ctx, p.subject, text, options...)
+	if outdated(err) {
+		c.claim.doubt()
+	}
+	if err != nil {
+		return c.stream.failure(err)
 	}
 	return nil
 }

@@ -88,15 +88,23 @@ func (t *ticket) end() {
 // Ack implements transport.Settler. It fails when the server does not confirm it for too long, and when the message
 // may have been given to somebody else.
 func (t *ticket) Ack() error {
+	c := t.member.consumer
 	lost := t.isLost() // of a durable name tell finds out
 	first, err := t.settle(func(c *consumer) func() {
 		c.done(t)
+		c.acking++
 		return nil
 	})
 	if !first {
 		return err
 	}
-	defer t.end()
+	defer func() {
+		c.mu.Lock()
+		c.acking--
+		c.acked.Broadcast()
+		c.mu.Unlock()
+		t.end()
+	}()
 	if lost {
 		return errLeased
 	}
@@ -134,7 +142,7 @@ func (t *ticket) tell(word []byte) error {
 			failure = err
 		}
 		if ctx.Err() != nil || t.isLost() || !t.member.puller.pause(ctx, backoff.Delay(failures)) {
-			if noted && !t.isLost() {
+			if noted && (c.claim != nil || !t.isLost()) {
 				return nil // who gets it again reads that it is settled
 			}
 			return fmt.Errorf("%s: the server of stream %s has not confirmed that a message is settled: %w", c.label, c.stream.Name, failure)
@@ -142,19 +150,14 @@ func (t *ticket) tell(word []byte) error {
 	}
 }
 
-// tellOnce tells the server, and puts on the page that the message is settled, unless that is noted. A durable name has to be the
-// carrier's before and after.
+// tellOnce tells the server, and puts on the page that the message is settled, unless that is noted. It is not if a durable name is not the
+// carrier's any more.
 func (t *ticket) tellOnce(ctx context.Context, reply string, word []byte, noted bool) (nowNoted bool, err error) {
 	c := t.member.consumer
-	if c.claim != nil {
+	if c.claim != nil && !noted {
 		if err := c.claim.verify(ctx); err != nil {
-			return noted, err
+			return false, err
 		}
-		defer func() {
-			if err == nil {
-				err = c.claim.verify(ctx)
-			}
-		}()
 	}
 	stored := make(chan error, 1)
 	if noted {
@@ -165,6 +168,9 @@ func (t *ticket) tellOnce(ctx context.Context, reply string, word []byte, noted 
 	_, err = c.stream.carrier.conn.RequestWithContext(ctx, reply, word)
 	if failed := <-stored; failed != nil {
 		return false, failed
+	}
+	if c.claim != nil && !noted && t.lost.Load() {
+		return false, errTaken // the page is that of when the carrier had the name again
 	}
 	if err == nil {
 		c.page.confirmed(t.seq)
@@ -203,7 +209,6 @@ func (t *ticket) Nack(delay time.Duration, reason string) {
 			m.restAWhile()
 			return func() { c.giveBack(t, delay, false) }
 		case t.attempt >= m.maxDeliver:
-			c.done(t)
 			return func() { c.bury(t, reason) }
 		case c.claim == nil:
 			return func() { c.giveBack(t, delay, true) }
@@ -218,7 +223,6 @@ func (t *ticket) Term(reason string) {
 		if t.isLost() {
 			return t.end
 		}
-		c.done(t)
 		return func() { c.bury(t, reason) }
 	})
 }
