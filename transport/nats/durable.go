@@ -107,6 +107,7 @@ func (c *Carrier) receiveKept(s *stream, in transport.Interest, deliver func(tra
 	pulling, end := context.WithCancel(c.background)
 	if !c.work(func(context.Context) { p.run(pulling) }) {
 		end()
+		leave()
 		return nil, c.closedError()
 	}
 	if in.Group != "" { // from now on it shares in what comes
