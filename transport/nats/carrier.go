@@ -243,6 +243,18 @@ func (c *Carrier) closedError() error {
 	return fmt.Errorf("nats carrier is %w", transport.ErrClosed)
 }
 
+// neededMajor and neededMinor are the first version of nats-server whose messages have ages of their own.
+const neededMajor, neededMinor = 2, 11
+
+// checkVersion refuses a server that is too old for streams and the cache: it would not say so, but ignore what it does not know.
+func (c *Carrier) checkVersion() error {
+	version, major, minor := c.conn.ConnectedServerVersion(), 0, 0
+	if n, _ := fmt.Sscanf(version, "%d.%d.", &major, &minor); n < 2 || major > neededMajor || major == neededMajor && minor >= neededMinor {
+		return nil
+	}
+	return fmt.Errorf("it needs nats-server %d.%d or later, and the server is %s: %w", neededMajor, neededMinor, version, transport.ErrNotSupported)
+}
+
 // lastFlush bounds how long Close waits for what has been sent to reach the server.
 const lastFlush = 5 * time.Second
 

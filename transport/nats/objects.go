@@ -20,7 +20,7 @@ import (
 
 // Objects is a bucket of JetStream's object store, for bodies that are too large for the server (its max_payload is 1 MiB
 // unless it is told otherwise): the message has a reference then, and its receivers get the body from the bucket, so they
-// need the same one. Open creates a bucket that does not exist. One that exists has to be as it is written here.
+// need the same one. Its way into the bucket or out of it may take half a minute, and two seconds more for each MiB. Open creates a bucket that does not exist. One that exists has to be as it is written here.
 type Objects struct {
 	// Bucket is the name of the bucket: 1 to 64 of A-Z a-z 0-9 _ - are allowed. Empty means that there is none, and
 	// that such bodies are refused (transport.ErrTooLarge).

@@ -299,18 +299,6 @@ func (s *stream) ensure(ctx context.Context) error {
 	return nil
 }
 
-// neededMajor and neededMinor are the first version of nats-server whose messages have ages of their own.
-const neededMajor, neededMinor = 2, 11
-
-// checkVersion refuses a server that is too old for streams and the cache: it would not say so, but ignore what it does not know.
-func (c *Carrier) checkVersion() error {
-	version, major, minor := c.conn.ConnectedServerVersion(), 0, 0
-	if n, _ := fmt.Sscanf(version, "%d.%d.", &major, &minor); n < 2 || major > neededMajor || major == neededMajor && minor >= neededMinor {
-		return nil
-	}
-	return fmt.Errorf("it needs nats-server %d.%d or later, and the server is %s: %w", neededMajor, neededMinor, version, transport.ErrNotSupported)
-}
-
 func (s *stream) ensureOne(ctx context.Context, want jetstream.StreamConfig) error {
 	limit := apiTimeout
 	if s.found {
