@@ -3,6 +3,7 @@ package bridge
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 
 	"github.com/postbus/postbus/transport"
@@ -42,6 +43,7 @@ type client struct {
 type call struct {
 	caller
 	client *client
+	from   string // the sender of the request
 	// decided is called when there is an answer, or will be none.
 	decided context.CancelFunc
 	answer  *transport.Message
@@ -85,7 +87,7 @@ func (c *calls) begin(key caller, name string, d transport.Delivery, decided con
 		return nil, isNone, fmt.Errorf("node is %w", transport.ErrClosed)
 	}
 	c.clients[key.client] = of
-	begun := &call{caller: key, client: of, decided: decided}
+	begun := &call{caller: key, client: of, from: d.Message.From, decided: decided}
 	of.open[key.number] = begun
 	return begun, isNone, nil
 }
@@ -102,13 +104,18 @@ func (c *calls) find(key caller, d transport.Delivery) (*client, repetition) {
 	switch {
 	case begun == nil:
 		return of, isNone
-	case d.Settler == nil:
+	case d.Settler == nil && begun.answers(d.Message.From):
 		return of, isHeld
 	case len(begun.held) == maxHeld:
 		return of, isTooMany
 	}
 	begun.held = append(begun.held, d)
 	return of, isHeld
+}
+
+// answers reports whether a sender gets the answer already: that of the request, or of one that is held. mu is held.
+func (c *call) answers(from string) bool {
+	return c.from == from || slices.ContainsFunc(c.held, func(d transport.Delivery) bool { return d.Message.From == from })
 }
 
 // end makes a call wait no longer. It returns the answer, if one has come, and the repetitions.

@@ -5,7 +5,9 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -122,7 +124,7 @@ func (s *service) call(ctx context.Context, d transport.Delivery, way []string) 
 	}
 	switch {
 	case answer != nil:
-		s.answer(ctx, deliveries, answerOf(d.Message, answer))
+		s.answerAll(ctx, deliveries, answerOf(d.Message, answer))
 	case ctx.Err() != nil, closed && d.Settler != nil:
 		s.giveBackAll(deliveries)
 	case s.pattern && errors.Is(err, transport.ErrNoResponder):
@@ -130,7 +132,7 @@ func (s *service) call(ctx context.Context, d transport.Delivery, way []string) 
 		s.ackAll(deliveries) // who serves the name may be next to the caller
 	default:
 		s.failed.Add(1)
-		s.answer(ctx, deliveries, errorOf(d.Message, failure(err, s.to.Name)))
+		s.answerAll(ctx, deliveries, errorOf(d.Message, failure(err, s.to.Name)))
 	}
 }
 
@@ -174,6 +176,28 @@ func (s *service) ask(waiting context.Context, sent <-chan error) (err error) {
 		return fmt.Errorf("the request may not have been sent: %w", err)
 	}
 	return transport.ContextError(waiting)
+}
+
+// answerAll answers a request to each of its senders: one that has taken the call over wants the answer at an address of its own.
+func (s *service) answerAll(ctx context.Context, deliveries []transport.Delivery, answer *transport.Message) {
+	elsewhere := func(d transport.Delivery) bool { return d.Message.From != deliveries[0].Message.From }
+	if !slices.ContainsFunc(deliveries, elsewhere) {
+		s.answer(ctx, deliveries, answer)
+		return
+	}
+	var same, others []transport.Delivery
+	for _, d := range deliveries {
+		if elsewhere(d) {
+			others = append(others, d)
+		} else {
+			same = append(same, d)
+		}
+	}
+	var first sync.WaitGroup
+	first.Go(func() { s.answer(ctx, same, answer) }) // it may be long in vain
+	again := *answer
+	s.answerAll(ctx, others, addressed(&again, others[0].Message))
+	first.Wait()
 }
 
 // answer sends an answer to the original request, and settles what has brought it.

@@ -5,16 +5,52 @@ import (
 	"path/filepath"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
 	natsgo "github.com/nats-io/nats.go"
 
+	"github.com/postbus/postbus/intraprocess"
 	"github.com/postbus/postbus/service"
 	"github.com/postbus/postbus/transport"
 	"github.com/postbus/postbus/transport/bridge"
 	"github.com/postbus/postbus/transport/nats"
 )
+
+// TestSendersOfOneCall: a call that another sender takes over while its answer is awaited is answered to both.
+func TestSendersOfOneCall(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		busA, busB := intraprocess.NewBus(), intraprocess.NewBus()
+		b := join(t, "a", busA, "b", busB, "services -> /x")
+		var runs atomic.Int64
+		serve(t, newNode(t, busB), "/x", func(context.Context, *transport.Message) ([]byte, error) {
+			time.Sleep(time.Second)
+			runs.Add(1)
+			return []byte("the answer"), nil
+		})
+		first, second, gid := newNode(t, busA), newNode(t, busA), transport.NewGID()
+		answers := listen(t, first, gid)
+		for range 2 {
+			send(t, first, request(gid, 1, ""))
+			send(t, second, request(gid, 1, ""))
+		}
+		time.Sleep(2 * time.Second)
+		to := make(map[string]int)
+		for len(answers) > 0 {
+			m := <-answers
+			if to[m.To[0]]++; string(m.Body) != "the answer" {
+				t.Errorf("got %+v", m)
+			}
+		}
+		if len(to) != 2 || to[first.Address()] != 1 || to[second.Address()] != 1 || runs.Load() != 1 {
+			t.Errorf("answers to %v, and the handler ran %d times", to, runs.Load())
+		}
+		if s := total(t, b); s.Answered != 2 || s.Repeated != 3 {
+			t.Errorf("%+v", s)
+		}
+	})
+}
 
 // TestCallIsTakenOverOnNATS: a bridge ends while a handler on NATS is at work for a call of a durable rule. The next bridge has another
 // inbox, and gets the answer there, whether the handler ends before or after that.
