@@ -79,6 +79,9 @@ func (c *consumer) keepLetter(ctx context.Context, t *ticket, reason string) (ke
 			return true
 		case errors.Is(err, errTaken):
 			return false
+		case errors.Is(err, errVanished):
+			carrier.logger.Error("nats: "+err.Error(), "for", c.label, "stream", c.stream.Name, "number", t.seq, "reason", oneLine(errorText(reason)))
+			return false
 		case failures == 0:
 			carrier.logger.Warn("nats: a dead letter can't be kept yet; trying again", "for", c.label, "stream", c.stream.Name, "number", t.seq, "error", err)
 		}
@@ -102,20 +105,45 @@ func (c *consumer) writeLetter(ctx context.Context, t *ticket, reason string) er
 			return err
 		}
 	}
+	letter, err := c.letterOf(ctx, t, reason)
+	if err != nil {
+		return err
+	}
 	js := c.stream.carrier.js
-	number := strconv.FormatUint(t.seq, 10)
+	if err = c.stream.carrier.fits(letter); err == nil {
+		_, err = js.PublishMsg(ctx, letter, jetstream.WithRetryAttempts(0))
+	}
+	if errors.Is(err, nats.ErrMaxPayload) { // with the fields that it has now
+		letter.Data = nil
+		delete(letter.Header, headerDeadKind)
+		_, err = js.PublishMsg(ctx, letter, jetstream.WithRetryAttempts(0))
+	}
+	if err != nil {
+		return c.stream.failure(err)
+	}
+	return nil
+}
+
+var errVanished = errors.New("the message has vanished before it became a dead letter: its number is another's now")
+
+// letterOf makes the dead letter of what the stream has. It fails with errVanished if that is another message, because the stream has been
+// created anew.
+func (c *consumer) letterOf(ctx context.Context, t *ticket, reason string) (*nats.Msg, error) {
+	number, stored := strconv.FormatUint(t.seq, 10), strconv.FormatInt(t.stored.UnixNano(), 10)
 	letter := &nats.Msg{Subject: deadSubject + c.stream.Name + "." + c.name + "." + number, Header: nats.Header{
 		headerDeadFor:      {c.label},
 		headerDeadReason:   {oneLine(errorText(reason))},
 		headerDeadAttempts: {strconv.Itoa(t.attempt)},
-		headerDedup:        {"dead." + c.name + "." + number},
+		headerDedup:        {"dead." + c.name + "." + number + "." + stored},
 	}}
-	stream, err := js.Stream(ctx, c.stream.Name)
+	stream, err := c.stream.carrier.js.Stream(ctx, c.stream.Name)
 	if err != nil {
-		return c.stream.failure(err)
+		return nil, c.stream.failure(err)
 	}
 	raw, err := stream.GetMsg(ctx, t.seq)
 	switch {
+	case err == nil && !raw.Time.Equal(t.stored):
+		return nil, errVanished
 	case err == nil:
 		letter.Data = raw.Data
 		letter.Header[headerDeadSubject] = []string{raw.Subject}
@@ -129,20 +157,9 @@ func (c *consumer) writeLetter(ctx context.Context, t *ticket, reason string) er
 			letter.Header[headerID] = id
 		}
 	case !errors.Is(err, jetstream.ErrMsgNotFound): // else the stream's limits have removed it
-		return c.stream.failure(err)
+		return nil, c.stream.failure(err)
 	}
-	if err = c.stream.carrier.fits(letter); err == nil {
-		_, err = js.PublishMsg(ctx, letter, jetstream.WithRetryAttempts(0))
-	}
-	if errors.Is(err, nats.ErrMaxPayload) { // with the fields that it has now
-		letter.Data = nil
-		delete(letter.Header, headerDeadKind)
-		_, err = js.PublishMsg(ctx, letter, jetstream.WithRetryAttempts(0))
-	}
-	if err != nil {
-		return c.stream.failure(err)
-	}
-	return nil
+	return letter, nil
 }
 
 // lettersAtOnce is how many dead letters are asked for at a time.

@@ -389,7 +389,7 @@ func (c *consumer) accept(m *member, message *transport.Message, reply string, p
 		return nil
 	}
 	t := &ticket{
-		member: m, connection: m.connection, message: message, key: key, seq: p.stream, reply: reply, repeated: repeated,
+		member: m, connection: m.connection, message: message, key: key, seq: p.stream, stored: p.stored, reply: reply, repeated: repeated,
 		delivered: p.attempt, uncounted: uncounted, attempt: max(p.attempt-uncounted, 1),
 	}
 	t.extend(p.since, c.lease)

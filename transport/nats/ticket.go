@@ -20,6 +20,7 @@ type ticket struct {
 	seq      uint64
 	attempt  int
 	repeated bool
+	stored   time.Time    // when the stream took the message
 	until    atomic.Int64 // when its lease ends, as far as is known here (see extend); nanoseconds since start
 	lost     atomic.Bool  // it has ended, or somebody else has the message
 

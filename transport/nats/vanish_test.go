@@ -175,3 +175,21 @@ func TestIsGoneUnderListener(t *testing.T) {
 		t.Errorf("the log says %d times that the stream has vanished", n)
 	}
 }
+
+// TestLetterOfAnother: a stream vanishes while a message is handled, and another message has its number when it is given up. That one does
+// not become a dead letter.
+func TestLetterOfAnother(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, withJetStream(t))
+	carrier, node, log := openLogging(t, kept(s), false)
+	got, stop := receive(t, node, durable())
+	newPublisher(node).publish(t, 1)
+	d := got.next()
+	stop() // so nothing is asked for any more, and nothing noticed
+	check(t, jetStream(t, s).DeleteStream(limited(t), "KEPT"))
+	other := openNode(t, kept(s))
+	newPublisher(other).publish(t, 1)
+	d.Term("guilty")
+	log.await(t, "has vanished before it became a dead letter")
+	letters(t, carrier, 0)
+}
