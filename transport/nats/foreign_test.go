@@ -3,6 +3,7 @@ package nats_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"testing"
 	"time"
 
@@ -85,5 +86,34 @@ func TestForeignJobs(t *testing.T) {
 	log.await(t, "plain messages to a service are left out")
 	if len(log.messages) > 0 {
 		t.Errorf("the log also says %q", <-log.messages)
+	}
+}
+
+// Another program uses an ID again when the stream has forgotten it: it is one for the stream alone, and another message.
+func TestForeignIDsAreUsedAgain(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, withJetStream(t))
+	c := kept(s)
+	c.Streams[0].Duplicates = 100 * time.Millisecond
+	node, js := openNode(t, c), jetStream(t, s)
+	var boxes []*box
+	for _, in := range []transport.Interest{
+		durable(), inGroup(), {Kind: transport.TopicMessage, Name: "/t", Last: 1}, {Kind: transport.TopicMessage, Name: "/t"},
+	} {
+		b, _ := receive(t, node, in)
+		boxes = append(boxes, b)
+	}
+	roundTrip(t, node)
+	for i := range 2 {
+		body := fmt.Append(nil, i)
+		await(t, "the stream has forgotten the ID", func() bool {
+			done, err := js.Publish(limited(t), "/.t", body, jetstream.WithMsgID("daily-report"))
+			check(t, err)
+			return !done.Duplicate
+		})
+	}
+	for _, b := range boxes {
+		for string(b.next().Message.Body) != "1" {
+		}
 	}
 }

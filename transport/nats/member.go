@@ -266,7 +266,7 @@ func (m *member) takeOwn(msg *nats.Msg, p place) {
 	if p.attempt > 1 {
 		uncounted = c.deliveriesNotCounted(p)
 	}
-	t := c.accept(m, message, msg.Reply, p, uncounted)
+	t := c.accept(m, message, msg, p, uncounted)
 	switch {
 	case t == nil:
 		c.reply(msg.Reply, wordAck) // it has been handled, or is here already
@@ -369,8 +369,8 @@ func (c *consumer) wantedElsewhere(open uint64, request *transport.Message) bool
 }
 
 // accept makes out the ticket for a message, unless it has been handled or is here already.
-func (c *consumer) accept(m *member, message *transport.Message, reply string, p place, uncounted int) *ticket {
-	key := order.KeyOf(message)
+func (c *consumer) accept(m *member, message *transport.Message, msg *nats.Msg, p place, uncounted int) *ticket {
+	key := keyOf(message, msg.Header)
 	if key.IsZero() {
 		key = order.Key{ID: transport.ParseID(fmt.Sprintf("%s.%d", c.stream.Name, p.stream))}
 	}
@@ -389,7 +389,7 @@ func (c *consumer) accept(m *member, message *transport.Message, reply string, p
 		return nil
 	}
 	t := &ticket{
-		member: m, connection: m.connection, message: message, key: key, seq: p.stream, stored: p.stored, reply: reply, repeated: repeated,
+		member: m, connection: m.connection, message: message, key: key, seq: p.stream, stored: p.stored, reply: msg.Reply, repeated: repeated,
 		delivered: p.attempt, uncounted: uncounted, attempt: max(p.attempt-uncounted, 1),
 	}
 	t.extend(p.since, c.lease)

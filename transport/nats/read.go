@@ -11,6 +11,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/micro"
 
+	"github.com/postbus/postbus/internal/order"
 	"github.com/postbus/postbus/transport"
 )
 
@@ -49,6 +50,16 @@ func read(header nats.Header, body []byte) (m *transport.Message, ours bool) {
 		m.Header = sorted(m.Header)
 	}
 	return m, ours
+}
+
+// keyOf is order.KeyOf, or the zero Key for a message that only an ID for streams tells from others: when the stream has forgotten that it
+// may be another's.
+func keyOf(m *transport.Message, header nats.Header) order.Key {
+	key := order.KeyOf(m)
+	if key.Publisher.IsZero() && len(header[headerID]) == 0 {
+		return order.Key{}
+	}
+	return key
 }
 
 // readSlots reads the fields that most messages have, and returns how many there are. To look for them takes half as

@@ -185,7 +185,7 @@ func (s *subscription) handle(msg *nats.Msg) {
 		return
 	}
 	if m.Kind == transport.TopicMessage {
-		if key := order.KeyOf(m); !key.IsZero() && !s.delivered.Add(key, order.SourceTime(m)) {
+		if key := keyOf(m, msg.Header); !key.IsZero() && !s.delivered.Add(key, order.SourceTime(m)) {
 			return
 		}
 	}
