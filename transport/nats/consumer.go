@@ -203,25 +203,17 @@ func (c *consumer) adopt(info *jetstream.ConsumerInfo, connection uint64) error 
 // differs says in what JetStream's consumer is not as it has to be: it would lose messages, or keep them back, without a word.
 func (c *consumer) differs(have jetstream.ConsumerConfig) error {
 	want := c.config()
-	for _, f := range []struct {
-		field      string
-		want, have any
-	}{
-		{"filter", want.FilterSubject, cmp.Or(have.FilterSubject, strings.Join(have.FilterSubjects, " "))},
-		{"backoff", 0, len(have.BackOff)},
-		{"max deliver", want.MaxDeliver, have.MaxDeliver},
-		{"headers only", false, have.HeadersOnly},
-		{"replay", want.ReplayPolicy.String(), have.ReplayPolicy.String()},
-		{"inactive threshold", want.InactiveThreshold, have.InactiveThreshold},
-		{"max request batch", 0, have.MaxRequestBatch},
-		{"max request expires", time.Duration(0), have.MaxRequestExpires},
-		{"max request bytes", 0, have.MaxRequestMaxBytes},
-	} {
-		if f.want != f.have {
-			return fmt.Errorf("consumer %s of stream %s: %s: the server has %v, %s needs %v; %w", c.name, c.stream.Name, f.field, f.have, c.label, f.want, errDiffers)
-		}
-	}
-	return nil
+	return differs("consumer "+c.name+" of stream "+c.stream.Name,
+		field{"filter", want.FilterSubject, cmp.Or(have.FilterSubject, strings.Join(have.FilterSubjects, " "))},
+		field{"backoff", 0, len(have.BackOff)},
+		field{"max deliver", want.MaxDeliver, have.MaxDeliver},
+		field{"headers only", false, have.HeadersOnly},
+		field{"replay", want.ReplayPolicy.String(), have.ReplayPolicy.String()},
+		field{"inactive threshold", want.InactiveThreshold, have.InactiveThreshold},
+		field{"max request batch", 0, have.MaxRequestBatch},
+		field{"max request expires", time.Duration(0), have.MaxRequestExpires},
+		field{"max request bytes", 0, have.MaxRequestMaxBytes},
+	)
 }
 
 // beginAnew forgets what an earlier consumer of the name had delivered: the numbers mean other messages now, if any. c.mu is held.

@@ -188,7 +188,7 @@ type field struct {
 func differs(what string, fields ...field) error {
 	for _, f := range fields {
 		if f.want != f.have {
-			return fmt.Errorf("%s: %s: the server has %v, the configuration %v; %w", what, f.name, f.have, f.want, errDiffers)
+			return fmt.Errorf("%s: %s: the server has %v, and it has to be %v; %w", what, f.name, f.have, f.want, errDiffers)
 		}
 	}
 	return nil
