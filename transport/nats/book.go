@@ -361,21 +361,29 @@ func (c *consumer) giveBackAll(context.Context) {
 	}
 }
 
-// writeGiven puts on record that deliveries do not count. When that fails only this process knows.
+// writeGiven puts on record that deliveries do not count.
 func (c *consumer) writeGiven(ctx context.Context, all []given) {
-	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
-	defer cancel()
-	var acks []jetstream.PubAckFuture
+	counts := make(map[uint64]int, len(all))
+	c.mu.Lock()
 	for _, g := range all {
 		t := g.ticket
 		if g.counts {
 			continue
 		}
-		c.mu.Lock()
 		t.uncounted = t.delivered - t.attempt + 1
-		word := strconv.AppendInt(nil, int64(t.uncounted), 10)
-		c.mu.Unlock()
-		ack, err := c.stream.carrier.js.PublishAsync(c.book.given(t.seq), word, jetstream.WithMsgTTL(givenAge), jetstream.WithRetryAttempts(0))
+		counts[t.seq] = t.uncounted
+	}
+	c.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
+	defer cancel()
+	c.book.writeUncounted(ctx, counts)
+}
+
+// writeUncounted puts on record how many deliveries of messages do not count. When that fails only this process knows.
+func (b book) writeUncounted(ctx context.Context, counts map[uint64]int) {
+	var acks []jetstream.PubAckFuture
+	for seq, n := range counts {
+		ack, err := b.stream.carrier.js.PublishAsync(b.given(seq), strconv.AppendInt(nil, int64(n), 10), jetstream.WithMsgTTL(givenAge), jetstream.WithRetryAttempts(0))
 		if err != nil {
 			break
 		}
@@ -392,14 +400,14 @@ func (c *consumer) writeGiven(ctx context.Context, all []given) {
 }
 
 // deliveriesNotCounted returns how many deliveries of a message did not count.
-func (c *consumer) deliveriesNotCounted(p place) int {
+func (c *consumer) deliveriesNotCounted(ctx context.Context, p place) int {
 	c.mu.Lock()
 	n, ok := c.uncounted[p.stream]
 	c.mu.Unlock()
 	if ok && c.claim != nil {
 		return n // nobody else has had it
 	}
-	word, number, err := c.book.last(c.stream.carrier.settling, c.book.given(p.stream))
+	word, number, err := c.book.last(ctx, c.book.given(p.stream))
 	if err != nil || number == 0 {
 		return n
 	}

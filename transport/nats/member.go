@@ -4,8 +4,10 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -193,21 +195,32 @@ func nak(delay time.Duration) []byte {
 	return append(strconv.AppendInt(append([]byte(nil), `-NAK {"delay":`...), delay.Nanoseconds(), 10), '}')
 }
 
-// refuse implements source. This delivery does not count.
-func (m *member) refuse(msg *nats.Msg, p place) {
+// refuse implements source. These deliveries do not count.
+func (m *member) refuse(late []*nats.Msg) {
 	c := m.consumer
-	n := 1
-	if p.attempt > 1 {
-		n += c.deliveriesNotCounted(p)
+	ctx, cancel := context.WithTimeout(c.stream.carrier.settling, apiTimeout) // for all: more may wait than there is time for one after the other
+	defer cancel()
+	counts := make(map[uint64]int, len(late))
+	for _, msg := range late {
+		p, ok := placeOf(msg.Reply)
+		if !ok {
+			continue // a word of the server
+		}
+		n := 1
+		if p.attempt > 1 {
+			n += c.deliveriesNotCounted(ctx, p)
+		}
+		counts[p.stream] = n
 	}
 	c.mu.Lock()
-	c.uncounted[p.stream] = n
+	maps.Copy(c.uncounted, counts)
 	c.mu.Unlock()
-	ctx, cancel := context.WithTimeout(c.stream.carrier.settling, apiTimeout)
-	defer cancel()
-	// When that fails only this process knows.
-	_, _ = c.stream.carrier.js.Publish(ctx, c.book.given(p.stream), strconv.AppendInt(nil, int64(n), 10), jetstream.WithMsgTTL(givenAge), jetstream.WithRetryAttempts(0))
-	c.reply(msg.Reply, wordNak)
+	c.book.writeUncounted(ctx, counts)
+	for _, msg := range late {
+		if strings.HasPrefix(msg.Reply, ackPrefix) {
+			c.reply(msg.Reply, wordNak)
+		}
+	}
 }
 
 // take implements source.
@@ -264,7 +277,7 @@ func (m *member) takeOwn(msg *nats.Msg, p place) {
 	}
 	uncounted := 0
 	if p.attempt > 1 {
-		uncounted = c.deliveriesNotCounted(p)
+		uncounted = c.deliveriesNotCounted(carrier.settling, p)
 	}
 	t := c.accept(m, message, msg, p, uncounted)
 	switch {

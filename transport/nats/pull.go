@@ -28,8 +28,8 @@ type source interface {
 	take(m *nats.Msg, p place)
 	// flush is called after the last take for now. When it fails nothing more can be taken.
 	flush(ctx context.Context) error
-	// refuse is called with a message that came too late to be taken.
-	refuse(m *nats.Msg, p place)
+	// refuse is called in the end with what came too late to be taken, if anything did.
+	refuse(late []*nats.Msg)
 }
 
 // supply says what can be pulled.
@@ -344,28 +344,25 @@ func (s *session) end() {
 	}
 	timeout := time.NewTimer(unsubscribeTimeout)
 	defer timeout.Stop()
-	for {
+	var late []*nats.Msg
+	for waiting := true; waiting; {
 		select {
 		case m := <-s.msgs:
-			s.refuseLate(m)
+			late = append(late, m)
 		case <-ended:
-			for len(s.msgs) > 0 {
-				s.refuseLate(<-s.msgs)
-			}
-			return
+			waiting = false
 		case <-timeout.C:
-			_ = s.sub.Unsubscribe()
-			return
+			waiting = false
 		case <-s.settling.Done():
-			_ = s.sub.Unsubscribe()
-			return
+			waiting = false
 		}
 	}
-}
-
-func (s *session) refuseLate(m *nats.Msg) {
-	if p, ok := placeOf(m.Reply); ok {
-		s.refuse(m, p)
+	_ = s.sub.Unsubscribe() // unless it has ended
+	for len(s.msgs) > 0 {
+		late = append(late, <-s.msgs)
+	}
+	if len(late) > 0 {
+		s.refuse(late)
 	}
 }
 

@@ -426,3 +426,55 @@ func TestSendSeveralToStream(t *testing.T) {
 	}
 	got.empty(50 * time.Millisecond)
 }
+
+// blocked is an interest whose reader is stuck until opened.
+type blocked struct {
+	*box
+	got, opened chan struct{}
+}
+
+func (b blocked) Deliver(d transport.Delivery) {
+	b.got <- struct{}{}
+	<-b.opened
+	b.box.Deliver(d)
+}
+
+// TestLateIsGivenBack: an interest ends, and much has come that it has not taken yet. That is given back at once, also when
+// the server does not confirm that it is on record.
+func TestLateIsGivenBack(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, withJetStream(t))
+	node, pub := openNode(t, kept(s)), newPublisher(openNode(t, kept(s)))
+	js, conn := jetStream(t, s), connect(t, s)
+	b := blocked{newBox(t), make(chan struct{}, 100), make(chan struct{})}
+	stop, err := node.Receive(durable(), b)
+	check(t, err)
+	pub.publish(t, 1)
+	<-b.got
+	const late = 20
+	pub.publish(t, late)
+	await(t, "all has been delivered", func() bool {
+		c, err := js.Consumer(limited(t), "KEPT", "durable-d")
+		return err == nil && c.CachedInfo().NumAckPending == 1+late
+	})
+	roundTrip(t, node) // after which it has come
+	check(t, js.DeleteStream(limited(t), "KEPT_BOOK"))
+	silent, err := conn.SubscribeSync("$POSTBUS.book.KEPT.>")
+	check(t, err)
+	given, err := conn.SubscribeSync("$JS.ACK.KEPT.durable-d.>")
+	check(t, err)
+	check(t, conn.Flush())
+	stop()
+	close(b.opened)
+	limit := limited(t)
+	for n := 0; n < late-1; { // one may have been taken just then
+		m, err := given.NextMsgWithContext(limit)
+		if err != nil {
+			t.Fatalf("%d messages are given back: %v", n, err)
+		}
+		if string(m.Data) == "-NAK" {
+			n++
+		}
+	}
+	check(t, silent.Unsubscribe())
+}
