@@ -45,7 +45,7 @@ type call struct {
 	client *client
 	from   string // the sender of the request
 	// decided is called when there is an answer, or will be none.
-	decided context.CancelFunc
+	decided func()
 	answer  *transport.Message
 	// held are repetitions of the request, which wait for the same answer.
 	held []transport.Delivery
@@ -66,7 +66,7 @@ const (
 
 // begin makes a call of the service name wait for its answer. If it is under way already, the delivery d of its request is held
 // until that has ended. For decided see call.
-func (c *calls) begin(key caller, name string, d transport.Delivery, decided context.CancelFunc) (*call, repetition, error) {
+func (c *calls) begin(key caller, name string, d transport.Delivery, decided func()) (*call, repetition, error) {
 	c.stating.Lock()
 	defer c.stating.Unlock()
 	of, again := c.find(key, d)

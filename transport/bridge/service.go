@@ -90,10 +90,16 @@ func (s *service) forward(ctx context.Context, d transport.Delivery) {
 // call sends a request on the other side, waits for the answer and sends that back.
 func (s *service) call(ctx context.Context, d transport.Delivery, way []string) {
 	request := requestOf(d.Message, way, time.Now())
-	waiting, decided := context.WithDeadline(ctx, request.Deadline)
-	defer decided()
+	inTime, cancel := context.WithDeadline(ctx, request.Deadline)
+	defer cancel()
+	decided := make(chan struct{}, 1)
 	key := caller{request.Info.ClientGID, request.Info.RequestSequence}
-	begun, again, err := s.calls.begin(key, request.Name, d, decided)
+	begun, again, err := s.calls.begin(key, request.Name, d, func() {
+		select {
+		case decided <- struct{}{}:
+		default:
+		}
+	})
 	switch again {
 	case isHeld:
 		s.repeated.Add(1)
@@ -105,9 +111,9 @@ func (s *service) call(ctx context.Context, d transport.Delivery, way []string) 
 	deliveries := []transport.Delivery{d}
 	var answer *transport.Message
 	if err == nil {
-		sent := s.sendRequest(ctx, request)
+		sent := s.sendRequest(inTime, request)
 		defer func() { <-sent }()
-		err = s.ask(waiting, sent)
+		err = s.ask(inTime, sent, decided)
 		var held []transport.Delivery
 		answer, held = s.calls.end(begun)
 		deliveries = append(deliveries, held...)
@@ -136,15 +142,13 @@ func (s *service) call(ctx context.Context, d transport.Delivery, way []string) 
 	}
 }
 
-// sendRequest sends a request until its deadline, also when its answer comes first: what is being sent is not cut off. The channel gets
+// sendRequest sends a request, also when its answer comes first: what is being sent is not cut off. The channel gets
 // the outcome, and is closed.
-func (s *service) sendRequest(ctx context.Context, request *transport.Message) <-chan error {
+func (s *service) sendRequest(inTime context.Context, request *transport.Message) <-chan error {
 	sent := make(chan error, 1)
 	go func() {
 		defer close(sent)
-		sending, cancel := context.WithDeadline(ctx, request.Deadline)
-		defer cancel()
-		err := send(sending, s.to.Node, func() *transport.Message {
+		err := send(inTime, s.to.Node, func() *transport.Message {
 			next := *request
 			return &next
 		})
@@ -157,25 +161,26 @@ func (s *service) sendRequest(ctx context.Context, request *transport.Message) <
 }
 
 // ask waits until a request that is being sent is decided, or its time is over.
-func (s *service) ask(waiting context.Context, sent <-chan error) (err error) {
+func (s *service) ask(inTime context.Context, sent <-chan error, decided <-chan struct{}) (err error) {
 	select {
 	case err = <-sent:
-	case <-waiting.Done():
-		if errors.Is(waiting.Err(), context.DeadlineExceeded) {
-			err = <-sent // which ends then, too
-		}
+	case <-decided:
+		return nil
+	case <-inTime.Done():
+		err = <-sent // which ends then, too
 	}
 	if failed, ok := errors.AsType[*transport.SendError](err); err != nil && (!ok || failed.Outcome != transport.Unknown) {
 		return err
 	}
-	<-waiting.Done()
-	switch {
-	case !errors.Is(waiting.Err(), context.DeadlineExceeded):
+	select {
+	case <-decided:
 		return nil
-	case err != nil:
+	case <-inTime.Done():
+	}
+	if err != nil {
 		return fmt.Errorf("the request may not have been sent: %w", err)
 	}
-	return transport.ContextError(waiting)
+	return transport.ContextError(inTime)
 }
 
 // answerAll answers a request to each of its senders: one that has taken the call over wants the answer at an address of its own.
