@@ -21,7 +21,7 @@ import (
 func (a *app) outboxCommand() *cobra.Command {
 	file := ""
 	cmd := group("outbox", "See and change what waits to be sent",
-		`An outbox is a file in which messages are kept until the mail server has taken them. It is the key
+		`An outbox is a file in which messages are kept until the mail server, or NATS, has taken them. It is the key
 outbox.file of the configuration, or --file. These commands are for an outbox that no running program
 has open: a program with an outbox sends what is in it by itself.
 

@@ -85,7 +85,7 @@ listen on, and services that answer requests. All it needs is a mail account wit
 IMAP, or 'postbus mailserver' for tests on one machine. With the key nats in the configuration
 everything goes over NATS instead: 'postbus nats' is a server of that for tests.
 
-The account is described in a configuration file, email.yml. It is the first of these:
+The account, or NATS, is described in a configuration file, email.yml. It is the first of these:
   --config FILE, $POSTBUS_CONFIG, $EMAIL_CONFIG_FILE, ./email.yml, ~/email.yml
 
 ` + exitCodes,
@@ -112,7 +112,7 @@ The account is described in a configuration file, email.yml. It is the first of 
 
 	flags := root.PersistentFlags()
 	flags.SortFlags = false
-	flags.StringVar(&a.configPath, "config", "", "configuration `FILE` of the mail account")
+	flags.StringVar(&a.configPath, "config", "", "configuration `FILE` of the mail account, or of NATS")
 	flags.StringArrayVar(&a.to, "to", nil, "send to this `ADDRESS` instead of the configuration's recipients (repeatable)")
 	flags.StringVar(&a.logLevel, "log-level", "warn", "log from this `LEVEL` on: debug, info, warn or error")
 	flags.StringVar(&a.logFile, "log-file", "", "append the log to `FILE` instead of writing it to stderr")

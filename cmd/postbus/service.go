@@ -30,7 +30,7 @@ func (a *app) serviceCallCommand() *cobra.Command {
 also byte for byte; only on a terminal is an answer that is not text written as a quoted string, and a
 newline added. The payload "-" is all of stdin, and without one the request is empty.
 
-The time of --timeout includes that for connecting to the mail servers. It travels with the request:
+The time of --timeout includes that for connecting to the mail servers or NATS. It travels with the request:
 servers do not work on a request that nobody waits for any more.
 
 ` + exitCodes + `

@@ -42,7 +42,8 @@ func (a *app) topicPubCommand() *cobra.Command {
 "-" is all of stdin, and without one the message is empty. What begins with a dash goes behind
 "--", as in 'postbus topic pub /level -- -3'.
 
-It returns when the mail server has taken the message, whether anybody listens or not. With
+It returns when the mail server has taken the message, whether anybody listens or not; over NATS
+when the stream that keeps the name has, or without one when the message is out. With
 --rate it goes on until --count messages are published or Ctrl-C is pressed; a message that is
 being sent then is still sent. All messages of a run come from one publisher, numbered from 1.
 
