@@ -50,6 +50,8 @@ type consumer struct {
 	known   map[order.Key]uint64 // the numbers of those that are open or delayed
 	delayed map[uint64]order.Key // given back to the server for a while; of a durable name only
 	handled order.Memory
+	// leaseNoted says that it has been logged that a member wants another lease.
+	leaseNoted bool
 	// uncounted says how many deliveries of a message do not count as attempts to handle it.
 	uncounted map[uint64]int
 	// waiting is how many messages a former user of the durable name had left with the server.
@@ -262,9 +264,20 @@ func (c *consumer) join(ctx context.Context, in transport.Interest, deliver func
 		c.stream.carrier.logger.Warn("nats: an interest begins later", "for", c.label, "name", in.Name, "error", err)
 	}
 	c.mu.Lock()
+	defer c.mu.Unlock()
 	c.members = append(c.members, m)
-	c.mu.Unlock()
+	c.noteLease(in)
 	return m, nil
+}
+
+// noteLease logs once that a further member of a group wants another lease than it has. That the first one does adopt has logged. c.mu is held.
+func (c *consumer) noteLease(in transport.Interest) {
+	wanted := cmp.Or(in.Lease, transport.DefaultLease)
+	if c.claim != nil || wanted == c.lease || wanted == cmp.Or(c.interest.Lease, transport.DefaultLease) || c.leaseNoted {
+		return
+	}
+	c.leaseNoted = true
+	c.stream.carrier.logger.Warn("nats: the lease of a consumer is that of its first user", "for", c.label, "stream", c.stream.Name, "lease", c.lease, "wanted", wanted)
 }
 
 // lasting reports whether an error will be the same in a while.

@@ -48,3 +48,23 @@ func TestGroupsAreOfOneInterest(t *testing.T) {
 		t.Errorf("a member of another program got %d messages: %v", waiting, err)
 	}
 }
+
+// The lease of a group is that of its first member. Others hear once that they want another one, also in the same process.
+func TestOneLease(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, withJetStream(t))
+	_, node, log := openLogging(t, kept(s), false)
+	in := inGroup()
+	receive(t, node, in)
+	receive(t, node, in)
+	if len(log.messages) > 0 {
+		t.Errorf("the log says %q", <-log.messages)
+	}
+	in.Lease *= 2
+	receive(t, node, in)
+	receive(t, node, in)
+	log.await(t, "the lease of a consumer is that of its first user")
+	if len(log.messages) > 0 {
+		t.Errorf("the log also says %q", <-log.messages)
+	}
+}
