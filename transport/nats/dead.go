@@ -162,98 +162,142 @@ func (c *consumer) letterOf(ctx context.Context, t *ticket, reason string) (*nat
 	return letter, nil
 }
 
-// lettersAtOnce is how many dead letters are asked for at a time.
-const lettersAtOnce = 64
+// lettersAtOnce is how many dead letters are asked for at a time: none is larger than the server takes.
+const lettersAtOnce = 16
 
 // DeadLetters returns the dead letters of all streams of the configuration, whoever has made them, by stream and the oldest
-// first. It yields an error, and nothing after it, when they can't be read.
+// first. It yields an error, and nothing after it, when they can't be read. A body in the bucket is read when its letter's turn comes.
 func (c *Carrier) DeadLetters(ctx context.Context) iter.Seq2[DeadLetter, error] {
+	return c.deadLetters(ctx, false)
+}
+
+// deadLetters is DeadLetters, or without their messages.
+func (c *Carrier) deadLetters(ctx context.Context, bare bool) iter.Seq2[DeadLetter, error] {
 	return func(yield func(DeadLetter, error) bool) {
 		for _, s := range c.streams {
-			for letter, err := range s.deadLetters(ctx) {
-				if err != nil {
-					yield(DeadLetter{}, fmt.Errorf("nats: dead letters of stream %s: %w", s.Name, s.failure(err)))
-					return
-				}
-				if !yield(letter, nil) {
-					return
-				}
-			}
-		}
-	}
-}
-
-// deadLetters returns those that there are when it begins.
-func (s *stream) deadLetters(ctx context.Context) iter.Seq2[DeadLetter, error] {
-	return func(yield func(DeadLetter, error) bool) {
-		name := s.Name + deadSuffix
-		limited, cancel := context.WithTimeout(ctx, apiTimeout)
-		defer cancel()
-		look := jetstream.ConsumerConfig{
-			Description: "dead letters, for a node of postbus",
-			AckPolicy:   jetstream.AckNonePolicy, MemoryStorage: true, Replicas: 1, InactiveThreshold: lookAge,
-		}
-		found, err := s.carrier.js.CreateConsumer(limited, name, look)
-		if vanished(err) {
-			_ = s.failure(err) // it is created anew
-			if err = s.ensure(limited); err == nil {
-				found, err = s.carrier.js.CreateConsumer(limited, name, look)
-			}
-		}
-		if err != nil {
-			yield(DeadLetter{}, err)
-			return
-		}
-		defer s.carrier.work(func(ctx context.Context) {
-			ctx, cancel := context.WithTimeout(ctx, apiTimeout)
-			defer cancel()
-			_ = s.carrier.js.DeleteConsumer(ctx, name, found.CachedInfo().Name) // else it is forgotten by itself
-		})
-		for left := found.CachedInfo().NumPending; left > 0; {
-			letters, err := s.someLetters(ctx, found, int(min(left, lettersAtOnce)))
+			look := &letterLook{stream: s, bare: bare, next: 1}
+			more, err := look.all(ctx, func(letter DeadLetter) bool { return yield(letter, nil) })
 			if err != nil {
-				yield(DeadLetter{}, err)
+				yield(DeadLetter{}, fmt.Errorf("nats: dead letters of stream %s: %w", s.Name, s.failure(err)))
+			}
+			if !more || err != nil {
 				return
 			}
-			for _, letter := range letters {
-				if !yield(letter, nil) {
-					return
-				}
-			}
-			left -= min(left, uint64(len(letters)))
 		}
 	}
 }
 
-// someLetters reads so many dead letters.
-func (s *stream) someLetters(ctx context.Context, found jetstream.Consumer, n int) (letters []DeadLetter, err error) {
+// letterLook goes through the dead letters of a stream that there are when it begins.
+type letterLook struct {
+	stream *stream
+	bare   bool // without their messages
+	found  jetstream.Consumer
+	begun  bool
+	next   uint64 // the number of the next letter, or below it
+	left   uint64 // how many there are
+}
+
+// all yields the letters. It returns false when yield has.
+func (l *letterLook) all(ctx context.Context, yield func(DeadLetter) bool) (more bool, err error) {
+	defer l.end()
+	for first := true; first || l.left > 0; first = false {
+		msgs, err := l.some(ctx)
+		if err != nil {
+			return false, err
+		}
+		if len(msgs) == 0 {
+			break // somebody has deleted the rest
+		}
+		for i, msg := range msgs {
+			msgs[i] = nil
+			at, ok := placeOf(msg.Reply())
+			if !ok {
+				continue
+			}
+			l.next, l.left = at.stream+1, min(l.left-min(l.left, 1), at.pending)
+			if !yield(l.letter(ctx, msg, at)) {
+				return false, nil
+			}
+		}
+	}
+	return true, nil
+}
+
+// some gets the next letters. If that fails it begins anew: the server forgets a look that rests for long.
+func (l *letterLook) some(ctx context.Context) (msgs []jetstream.Msg, err error) {
+	if l.found != nil {
+		if msgs, err = l.fetch(ctx); err == nil {
+			return msgs, nil
+		}
+		l.end()
+	}
+	if err = l.begin(ctx); err != nil || l.left == 0 {
+		return nil, err
+	}
+	return l.fetch(ctx)
+}
+
+func (l *letterLook) fetch(ctx context.Context) (msgs []jetstream.Msg, err error) {
 	ctx, cancel := context.WithTimeout(ctx, objectTimeout)
 	defer cancel()
-	batch, err := found.Fetch(n, jetstream.FetchContext(ctx))
+	batch, err := l.found.Fetch(int(min(l.left, lettersAtOnce)), jetstream.FetchContext(ctx))
 	if err != nil {
 		return nil, err
 	}
 	for msg := range batch.Messages() {
-		if p, ok := placeOf(msg.Reply()); ok {
-			letters = append(letters, s.letter(ctx, msg, p))
+		msgs = append(msgs, msg)
+	}
+	return msgs, batch.Error()
+}
+
+// begin looks for the letters that have not been yielded.
+func (l *letterLook) begin(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
+	defer cancel()
+	s := l.stream
+	name, look := s.Name+deadSuffix, jetstream.ConsumerConfig{
+		Description:   "dead letters, for a node of postbus",
+		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: l.next, HeadersOnly: l.bare,
+		AckPolicy: jetstream.AckNonePolicy, MemoryStorage: true, Replicas: 1, InactiveThreshold: lookAge,
+	}
+	found, err := s.carrier.js.CreateConsumer(ctx, name, look)
+	if vanished(err) {
+		_ = s.failure(err) // it is created anew
+		if err = s.ensure(ctx); err == nil {
+			found, err = s.carrier.js.CreateConsumer(ctx, name, look)
 		}
 	}
-	if err := batch.Error(); err != nil {
-		return nil, err
+	if err != nil {
+		return err
 	}
-	if len(letters) == 0 {
-		return nil, errors.New("the server does not give those that it has counted")
+	l.found = found
+	if pending := found.CachedInfo().NumPending; !l.begun || pending < l.left {
+		l.begun, l.left = true, pending
 	}
-	return letters, nil
+	return nil
+}
+
+// end has the server forget the look.
+func (l *letterLook) end() {
+	if l.found == nil {
+		return
+	}
+	s, name := l.stream, l.found.CachedInfo().Name
+	l.found = nil
+	s.carrier.work(func(ctx context.Context) {
+		ctx, cancel := context.WithTimeout(ctx, apiTimeout)
+		defer cancel()
+		_ = s.carrier.js.DeleteConsumer(ctx, s.Name+deadSuffix, name) // else it is forgotten by itself
+	})
 }
 
 // letter reads a dead letter.
-func (s *stream) letter(ctx context.Context, msg jetstream.Msg, p place) DeadLetter {
-	header := msg.Headers()
+func (l *letterLook) letter(ctx context.Context, msg jetstream.Msg, p place) DeadLetter {
+	s, header := l.stream, msg.Headers()
 	letter := DeadLetter{Stream: s.Name, Number: p.stream, For: header.Get(headerDeadFor), Time: p.stored, Reason: header.Get(headerDeadReason)}
 	letter.Attempts, _ = strconv.Atoi(header.Get(headerDeadAttempts))
 	name, ok := Name(header.Get(headerDeadSubject))
-	if !ok || header.Get(headerDeadKind) == "" {
+	if !ok || header.Get(headerDeadKind) == "" || l.bare {
 		return letter
 	}
 	original := maps.Clone(header)
@@ -273,7 +317,7 @@ func (s *stream) letter(ctx context.Context, msg jetstream.Msg, p place) DeadLet
 // PurgeDeadLetters deletes the dead letters that selected says, or all if it is nil, and returns how many there were.
 func (c *Carrier) PurgeDeadLetters(ctx context.Context, selected func(DeadLetter) bool) (int, error) {
 	n := 0
-	for letter, err := range c.DeadLetters(ctx) {
+	for letter, err := range c.deadLetters(ctx, selected == nil) {
 		if err != nil {
 			return n, err
 		}

@@ -478,3 +478,62 @@ func TestLateIsGivenBack(t *testing.T) {
 	}
 	check(t, silent.Unsubscribe())
 }
+
+// TestLettersAreReadInTurn: the dead letters are gone through slowly. The bodies are read one after the other, and the server may forget
+// meanwhile who reads them.
+func TestLettersAreReadInTurn(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, withJetStream(t))
+	c := kept(s)
+	c.Objects.Bucket = "bodies"
+	carrier, node, _ := openLogging(t, c, false)
+	got, _ := receive(t, node, durable())
+	pub, js := newPublisher(node), jetStream(t, s)
+	var last transport.ID
+	const n = 20
+	for i := range n {
+		m := pub.message()
+		if i == n-1 {
+			m.Body = large()
+		}
+		check(t, node.Send(limited(t), m))
+		last = m.ID
+		got.next().Term("no")
+		letters(t, carrier, i+1) // so that they are in order
+	}
+	dead, err := js.Stream(limited(t), "KEPT_DEAD")
+	check(t, err)
+	bodies, err := js.ObjectStore(limited(t), "bodies")
+	check(t, err)
+	i := uint64(0)
+	for letter, err := range carrier.DeadLetters(limited(t)) {
+		check(t, err)
+		if i++; letter.Message == nil || letter.Message.Info.Sequence != i {
+			t.Fatalf("letter %d is that of %+v", i, letter.Message)
+		}
+		switch i {
+		case 1:
+			check(t, bodies.Delete(limited(t), last.String()))
+			for name := range dead.ConsumerNames(limited(t)).Name() {
+				_ = dead.DeleteConsumer(limited(t), name) // it may be one that has ended
+			}
+			check(t, node.Send(limited(t), pub.message()))
+			got.next().Term("later")
+			await(t, "one more", func() bool {
+				info, err := dead.Info(limited(t))
+				check(t, err)
+				return info.State.Msgs == n+1
+			})
+		case n:
+			if !strings.Contains(letter.Reason, "bucket bodies") {
+				t.Errorf("a body was read before its turn: %q", letter.Reason)
+			}
+		}
+	}
+	if i != n {
+		t.Errorf("there were %d letters, want the %d of the beginning", i, n)
+	}
+	if purged, err := carrier.PurgeDeadLetters(limited(t), nil); purged != n+1 || err != nil {
+		t.Errorf("purged %d: %v", purged, err)
+	}
+}
