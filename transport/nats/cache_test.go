@@ -144,8 +144,8 @@ func TestCacheThatIsNotAsItShouldBe(t *testing.T) {
 		cache nats.Cache
 		want  string
 	}{
-		{nats.Cache{Bucket: "results", Storage: "memory"}, "bucket results: storage: the server has File, the configuration Memory"},
-		{nats.Cache{Bucket: "results", MaxBytes: 5}, "bucket results: max-bytes: the server has 268435456, the configuration 5"},
+		{nats.Cache{Bucket: "results", Storage: "memory"}, "bucket results: storage: the server has File, and it has to be Memory"},
+		{nats.Cache{Bucket: "results", MaxBytes: 5}, "bucket results: max-bytes: the server has 268435456, and it has to be 5"},
 		{nats.Cache{Bucket: "plain"}, "bucket plain: values with an age of their own (limit marker): the server has false"},
 		{nats.Cache{Bucket: "a b"}, `configuration: cache: bucket: "a b" is not allowed`},
 		{nats.Cache{MaxBytes: 5}, "configuration: cache: bucket: there is no name"},
