@@ -26,6 +26,7 @@ type Carrier struct {
 	monitor monitor
 	dropped atomic.Uint64 // messages for subscriptions that have ended
 	lost    atomic.Bool   // the connection, and that has been logged
+	again   reconnection
 	closed  atomic.Bool
 	// complaints are those that have been logged.
 	complaints complaints
@@ -89,6 +90,7 @@ func (c *Carrier) connect(ctx context.Context, opts []nats.Option, offline bool)
 			c.noteLost(err)
 			c.confirmations.disconnected()
 		}),
+		nats.ReconnectToServer(c.again.next),
 		nats.ReconnectHandler(c.noteConnected),
 		nats.ReconnectErrHandler(func(_ *nats.Conn, err error) { c.noteLost(err) }),
 		nats.ErrorHandler(c.noteError),
@@ -146,6 +148,7 @@ func (c *Carrier) noteLost(err error) {
 
 // noteConnected logs that there is a connection again.
 func (c *Carrier) noteConnected(conn *nats.Conn) {
+	c.again.connected(conn)
 	c.complaints.clear()
 	if c.lost.Swap(false) {
 		c.logger.Info("nats: connected again", "server", shown(conn.ConnectedUrl()))

@@ -11,8 +11,6 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
-
-	"github.com/postbus/postbus/internal/backoff"
 )
 
 // Config is what a node needs to know of the servers and of itself.
@@ -150,10 +148,6 @@ func (c Config) checkPayload() error {
 	return nil
 }
 
-// reconnectDelay returns how long to wait when all servers have been tried so many times. It grows to 3.2 seconds and not to
-// backoff.Longest: an attempt costs a server little that is there, and the messages of all subscriptions wait for it.
-func reconnectDelay(failed int) time.Duration { return backoff.Delay(min(failed, 6)) }
-
 // options returns what nats.go is to know. The configuration is complete.
 func (c Config) options(o Options) ([]nats.Option, error) {
 	opts := []nats.Option{
@@ -163,7 +157,6 @@ func (c Config) options(o Options) ([]nats.Option, error) {
 		nats.ReconnectOnFlusherError(),
 		nats.PingInterval(pingInterval),
 		nats.MaxReconnects(-1),
-		nats.CustomReconnectDelay(reconnectDelay),
 		nats.IgnoreAuthErrorAbort(), // for ever means also until a password has been put right
 		nats.ReconnectBufSize(-1),   // who sends is to know, and tries again or has an outbox
 		nats.CustomInboxPrefix(c.InboxPrefix),

@@ -26,6 +26,7 @@ type flight struct {
 	msgs    []*transport.Message
 	taken   int             // so many of msgs have been taken
 	under   []*confirmation // of those that come then
+	over    uint64          // the number of the connection that these have gone over
 	news    chan struct{}   // gets an element when one has been confirmed
 	silence *time.Timer     // nil until there has been something to wait for
 }
@@ -51,7 +52,8 @@ func (f *flight) end() {
 }
 
 // add sends the next message to the stream that keeps it. When a message has not been taken lately, the next one is waited for
-// alone: else those behind it might get through, and it after them.
+// alone: else those behind it might get through, and it after them. For the same reason all that is on its way at a time goes over
+// one connection: what was on its way over an earlier one may be lost.
 func (f *flight) add(ctx context.Context, s *stream, e *envelope, m *transport.Message) *transport.SendError {
 	if err := s.ensure(ctx); err != nil {
 		return s.failed(err)
@@ -66,6 +68,14 @@ func (f *flight) add(ctx context.Context, s *stream, e *envelope, m *transport.M
 		if err := f.await(ctx, publishWindow/2); err != nil {
 			return err
 		}
+	}
+	if connection := f.carrier.connection(); len(f.under) == 0 {
+		f.over = connection
+	} else if connection != f.over {
+		if err := f.await(ctx, 0); err != nil {
+			return err
+		}
+		f.over = connection
 	}
 	if f.news == nil {
 		f.news = make(chan struct{}, 1)
