@@ -333,6 +333,13 @@ func (c *consumer) giveBack(t *ticket, delay time.Duration, counts bool) {
 	t.passOnUsed(delay) // it is not put on record any more
 }
 
+// busy reports whether something is to be given back of which the server has not heard yet.
+func (b *backlog) busy() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.running
+}
+
 // giveBackAll works off what is to be given back.
 func (c *consumer) giveBackAll(context.Context) {
 	b := &c.back

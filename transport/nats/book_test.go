@@ -87,6 +87,48 @@ func TestBookRefusesDurable(t *testing.T) {
 	ack(t, second)
 }
 
+// TestGivenBackInOrder: messages are given back because of a book that takes nothing, and it takes long until that is on record. They come
+// before later ones all the same.
+func TestGivenBackInOrder(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, withJetStream(t))
+	_, node, log := openLogging(t, kept(s), false)
+	js, conn := jetStream(t, s), connect(t, s)
+	pages, err := conn.SubscribeSync("$POSTBUS.book.KEPT.page.>")
+	check(t, err)
+	got, _ := receive(t, node, durable())
+	pub := newPublisher(node)
+	pub.publish(t, 1)
+	first := got.next()
+	_, err = conn.SubscribeSync("$POSTBUS.book.KEPT.given.>") // which does not answer
+	check(t, err)
+	book, err := js.Stream(limited(t), "KEPT_BOOK")
+	check(t, err)
+	c := book.CachedInfo().Config
+	c.Subjects = []string{"$POSTBUS.book.KEPT.claim.>", "$POSTBUS.book.KEPT.page.>"}
+	_, err = js.UpdateStream(limited(t), c)
+	check(t, err)
+	refuse(t, js, true)
+	settled := make(chan error)
+	go func() { settled <- first.Ack() }()
+	for range 2 { // the first attempt has failed when there is another
+		_, err := pages.NextMsg(timeout)
+		check(t, err)
+	}
+	pub.publish(t, 1)
+	log.await(t, "no messages come at the moment")
+	refuse(t, js, false)
+	pub.publish(t, 1)
+	check(t, <-settled)
+	for want := uint64(2); want <= 3; want++ {
+		d := got.next()
+		if seq := d.Message.Info.Sequence; seq != want {
+			t.Fatalf("message %d came, want %d", seq, want)
+		}
+		ack(t, d)
+	}
+}
+
 // TestNameTakenUnnoticed: somebody else takes a durable name, of which its reader has not heard. The book takes none of its settlements any
 // more, so it is told. Nobody else gets the rest until the other one is gone.
 func TestNameTakenUnnoticed(t *testing.T) {

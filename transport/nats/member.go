@@ -104,14 +104,14 @@ func (m *member) prepare(ctx context.Context) (s supply, err error) {
 	if c.claim == nil {
 		return m.prepareGroup(ctx)
 	}
-	for c.lost(info) {
+	for busy := c.back.busy(); busy || c.lost(info); busy = c.back.busy() {
 		c.mu.Lock()
 		left := time.Until(began.Add(c.lease + leaseMargin))
 		c.mu.Unlock()
-		if left <= 0 {
+		if left <= 0 && !busy { // what is being given back comes first, too
 			break
 		}
-		if !sleep(ctx, min(left, lookAgain)) {
+		if !sleep(ctx, lookAgain) {
 			return supply{}, ctx.Err()
 		}
 		if info, err = c.ensure(ctx); err != nil {
@@ -302,6 +302,7 @@ func (m *member) flush(ctx context.Context) error {
 	m.delivering.Store(true)
 	defer m.delivering.Store(false)
 	if err := m.hold(ctx, tickets); err != nil {
+		m.delivering.Store(m.consumer.claim == nil) // what a durable name gives back comes at once, before anything else
 		for _, t := range tickets {
 			t.Nack(-1, "")
 		}
