@@ -10,6 +10,7 @@ import (
 	"os"
 	"regexp"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -228,10 +229,12 @@ func readObject(ctx context.Context, store jetstream.ObjectStore, name string) (
 	}
 	ctx, cancelReading := context.WithTimeout(ctx, objectTime(info.Size))
 	defer cancelReading()
-	object, err := store.Get(inSteps{ctx}, name)
+	steps := &inSteps{Context: ctx}
+	object, err := store.Get(steps, name)
 	if err != nil {
 		return nil, err
 	}
+	steps.begun.Store(true)
 	defer func() { err = errors.Join(err, object.Close()) }()
 	if info, err = object.Info(); err == nil {
 		err = checkObject(info, name)
@@ -262,11 +265,19 @@ func checkObject(info *jetstream.ObjectInfo, name string) error {
 	return nil
 }
 
-// inSteps is a context whose deadline is always near: nats.go waits for the next part of an object until then, and does not
-// notice that the context has ended before.
-type inSteps struct{ context.Context }
+// inSteps is a context whose deadline is always near once the reading has begun: nats.go waits for the next part of an object until then, and
+// does not notice that the context has ended before.
+type inSteps struct {
+	context.Context
+	begun atomic.Bool
+}
 
-func (c inSteps) Deadline() (time.Time, bool) { return time.Now().Add(objectPatience), true }
+func (c *inSteps) Deadline() (time.Time, bool) {
+	if !c.begun.Load() {
+		return c.Context.Deadline()
+	}
+	return time.Now().Add(objectPatience), true
+}
 
 // objectReader reads an object with steps for a context.
 type objectReader struct {
