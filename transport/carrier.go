@@ -33,7 +33,7 @@ type Sender interface {
 	Address() string
 }
 
-// Receiver delivers the messages that match stated interests.
+// Receiver delivers the messages that match stated interests. Implementations must allow concurrent calls.
 type Receiver interface {
 	// Receive states an interest: from now on, until stop is called or the
 	// receiver is closed, deliver is called with each matching message that

@@ -174,7 +174,7 @@ func (n *Node) complete(m *Message, now time.Time) error {
 	return nil
 }
 
-// begin notes that a Send begins, unless the node is closed.
+// begin notes that a Send or Receive begins, unless the node is closed.
 func (n *Node) begin() error {
 	if n.sends.Add(1) > noMore {
 		n.end()
@@ -194,25 +194,54 @@ func (n *Node) end() {
 
 // Receive states an interest on behalf of an entity: sink gets what matches it until
 // stop is called or the node is closed. When stop returns the interest has ended; the
-// node goes on to drain the sink, and its Close waits for that too. Errors: those of
-// Interest.Validate, ErrClosed, and the carrier's.
+// node goes on to drain the sink, and its Close waits for that too. Receive takes as long as the carrier's does, which may ask
+// a server. Errors: those of Interest.Validate, ErrClosed, and the carrier's.
 func (n *Node) Receive(interest Interest, sink Sink) (stop func(), err error) {
 	if err := interest.Validate(); err != nil {
 		return nil, err
 	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.draining {
+	if err := n.begin(); err != nil {
+		return nil, fmt.Errorf("receive %s: %w", interest.Name, err)
+	}
+	defer n.end()
+	if n.isDraining() {
 		return nil, fmt.Errorf("receive %s: node is %w", interest.Name, ErrClosed)
 	}
-	a := &attachment{kind: interest.Kind, sink: sink}
+	// A carrier may have to ask its server, which holds up nothing else of the node.
 	end, err := n.carrier.Receive(interest, sink.Deliver)
 	if err != nil {
 		return nil, fmt.Errorf("receive %s: %w", interest.Name, err)
 	}
-	a.stop = end
-	n.attached[a] = struct{}{}
+	a := &attachment{kind: interest.Kind, sink: sink, stop: end}
+	if !n.attach(a) { // Close has begun meanwhile, and waits
+		a.end()
+		_ = sink.Drain(over) // nobody works off what has come
+		return nil, fmt.Errorf("receive %s: node is %w", interest.Name, ErrClosed)
+	}
 	return func() { n.detach(a) }, nil
+}
+
+// over is a context that has ended.
+var over = func() context.Context {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	return ctx
+}()
+
+func (n *Node) isDraining() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.draining
+}
+
+// attach notes an interest, unless Close has begun.
+func (n *Node) attach(a *attachment) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if !n.draining {
+		n.attached[a] = struct{}{}
+	}
+	return !n.draining
 }
 
 // detach ends an interest and has its sink drained, unless that has been done.
@@ -278,7 +307,7 @@ func (n *Node) Close(ctx context.Context) error {
 		select {
 		case <-n.idle:
 		case <-ctx.Done():
-			err = errors.Join(err, fmt.Errorf("messages are still being sent: %w", ctx.Err()))
+			err = errors.Join(err, fmt.Errorf("messages are still being sent, or interests stated: %w", ctx.Err()))
 		}
 	}
 	close(n.hurry)

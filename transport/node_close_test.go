@@ -183,3 +183,74 @@ func TestNodeSecondCloseWithEndedContext(t *testing.T) {
 		}
 	}
 }
+
+// A carrier that has to ask its server about an interest holds up neither another interest nor, beyond its context, Close. The interest is
+// not stated then.
+func TestReceiveHoldsUpNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := &carrier{}
+		answer := make(chan struct{})
+		c.receive = func(in transport.Interest) error {
+			if in.Name == "/slow" {
+				<-answer
+			}
+			return nil
+		}
+		n := newNode(t, c, nil)
+		stated := make(chan error)
+		drained := false
+		go func() {
+			_, err := n.Receive(topic("/slow"), sink{drain: func(ctx context.Context) error { drained = ctx.Err() != nil; return nil }})
+			stated <- err
+		}()
+		synctest.Wait()
+		stop, err := n.Receive(topic("/t"), sink{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		stop()
+
+		closed := make(chan error)
+		go func() { closed <- n.Close(t.Context()) }()
+		synctest.Wait()
+		select {
+		case err := <-closed:
+			t.Fatalf("Close did not wait for an interest that is being stated: %v", err)
+		default:
+		}
+		close(answer)
+		if err := <-stated; !errors.Is(err, transport.ErrClosed) || !drained {
+			t.Errorf("the interest: %v, drained %v", err, drained)
+		}
+		if err := <-closed; err != nil {
+			t.Errorf("close: %v", err)
+		}
+		if diff := cmp.Diff([]string{"stop topic message", "stop topic message", "close"}, c.log); diff != "" {
+			t.Errorf("the log: want -, got +:\n%s", diff)
+		}
+	})
+}
+
+func TestCloseWhileReceiveHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := &carrier{}
+		answer := make(chan struct{})
+		c.receive = func(transport.Interest) error { <-answer; return nil }
+		n := newNode(t, c, nil)
+		stated := make(chan error)
+		go func() {
+			_, err := n.Receive(topic("/slow"), sink{})
+			stated <- err
+		}()
+		synctest.Wait()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if err := n.Close(ctx); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "interests stated") {
+			t.Errorf("close: %v", err)
+		}
+		close(answer)
+		if err := <-stated; !errors.Is(err, transport.ErrClosed) {
+			t.Errorf("the interest: %v", err)
+		}
+	})
+}

@@ -19,7 +19,7 @@ import (
 type carrier struct {
 	address string
 	send    func(ctx context.Context) error
-	receive func() error
+	receive func(transport.Interest) error
 	close   func(ctx context.Context) error
 
 	dispatcher transport.Dispatcher
@@ -48,7 +48,9 @@ func (c *carrier) Send(ctx context.Context, msgs ...*transport.Message) error {
 
 func (c *carrier) Receive(in transport.Interest, deliver func(transport.Delivery)) (func(), error) {
 	if c.receive != nil {
-		return nil, c.receive()
+		if err := c.receive(in); err != nil {
+			return nil, err
+		}
 	}
 	remove := c.dispatcher.Add(in, deliver)
 	return func() { remove(); c.note("stop " + in.Kind.String()) }, nil
@@ -232,7 +234,7 @@ func TestNodeSendRefuses(t *testing.T) {
 }
 
 func TestNodeReceiveErrors(t *testing.T) {
-	n := newNode(t, &carrier{receive: func() error { return transport.ErrNotSupported }}, nil)
+	n := newNode(t, &carrier{receive: func(transport.Interest) error { return transport.ErrNotSupported }}, nil)
 	for _, test := range []struct {
 		interest transport.Interest
 		want     error

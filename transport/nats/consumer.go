@@ -38,7 +38,11 @@ type consumer struct {
 	claim    *claim // of a durable name
 	back     backlog
 	opened   chan struct{} // gets an element when something is open
+	ended    chan struct{} // closed when it is forgotten
 	found    atomic.Bool   // JetStream has had it
+	// joining is how many are about to join, and joined says that somebody has; stream.mu guards them.
+	joining int
+	joined  bool
 	// unanswerable says that a plain message to a service has been left out, and that this has been logged.
 	unanswerable atomic.Bool
 
@@ -82,7 +86,27 @@ const (
 	metaName = "postbus-name"
 )
 
-// consumer returns what the carrier knows of the interest's durable name or group.
+// join adds an interest to its durable name or group. What nobody has been able to join is forgotten: the next one
+// may use the name otherwise.
+func (s *stream) join(ctx context.Context, in transport.Interest, deliver func(transport.Delivery)) (*member, error) {
+	c, err := s.consumer(in)
+	if err != nil {
+		return nil, err
+	}
+	m, err := c.join(ctx, in, deliver)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c.joining--
+	c.joined = c.joined || err == nil
+	if !c.joined && c.joining == 0 {
+		delete(s.consumers, c.name)
+		close(c.ended)
+		c.releaseIfIdle()
+	}
+	return m, err
+}
+
+// consumer returns what the carrier knows of the interest's durable name or group, for join.
 func (s *stream) consumer(in transport.Interest) (*consumer, error) {
 	name, label := "durable-"+in.Durable, fmt.Sprintf("durable name %q", in.Durable)
 	if in.Group != "" {
@@ -98,8 +122,8 @@ func (s *stream) consumer(in transport.Interest) (*consumer, error) {
 	if c == nil {
 		c = &consumer{
 			stream: s, name: name, label: label, interest: in, lease: durableLease, book: book{s, name},
-			opened: make(chan struct{}, 1),
-			open:   make(map[uint64]*ticket), known: make(map[order.Key]uint64), delayed: make(map[uint64]order.Key), uncounted: make(map[uint64]int),
+			opened: make(chan struct{}, 1), ended: make(chan struct{}),
+			open: make(map[uint64]*ticket), known: make(map[order.Key]uint64), delayed: make(map[uint64]order.Key), uncounted: make(map[uint64]int),
 			left: make(map[uint64]struct{}),
 		}
 		c.page, c.acked.L = newPage(c), &c.mu
@@ -111,7 +135,11 @@ func (s *stream) consumer(in transport.Interest) (*consumer, error) {
 		s.consumers[name] = c
 		s.carrier.work(c.renewLeases)
 	}
-	return c, c.check(c.interest.Kind.String(), c.interest.Name, in)
+	if err := c.check(c.interest.Kind.String(), c.interest.Name, in); err != nil {
+		return nil, err
+	}
+	c.joining++
+	return c, nil
 }
 
 // check says that the durable name, or the group, is for an interest in another kind or name.

@@ -95,7 +95,7 @@ func (c *Carrier) receiveKept(s *stream, in transport.Interest, deliver func(tra
 	leave := func() {}
 	if in.Tracked() {
 		var m *member
-		if m, err = c.joinConsumer(ctx, s, in, deliver); err == nil {
+		if m, err = s.join(ctx, in, deliver); err == nil {
 			p, leave = m.puller, m.leave
 		}
 	} else {
@@ -120,14 +120,6 @@ func (c *Carrier) receiveKept(s *stream, in transport.Interest, deliver func(tra
 		end()
 		leave()
 	}, nil
-}
-
-func (c *Carrier) joinConsumer(ctx context.Context, s *stream, in transport.Interest, deliver func(transport.Delivery)) (*member, error) {
-	consumer, err := s.consumer(in)
-	if err != nil {
-		return nil, err
-	}
-	return consumer.join(ctx, in, deliver)
 }
 
 // closeStreams ends the interests that need a stream, and gives back what is not settled. Nothing is begun any more.

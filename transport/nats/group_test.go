@@ -1,6 +1,7 @@
 package nats_test
 
 import (
+	"errors"
 	"testing"
 
 	"github.com/postbus/postbus/transport"
@@ -67,4 +68,22 @@ func TestOneLease(t *testing.T) {
 	if len(log.messages) > 0 {
 		t.Errorf("the log also says %q", <-log.messages)
 	}
+}
+
+// A durable name that was tried with another topic can be used with its own afterwards.
+func TestNameAfterMistake(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, withJetStream(t))
+	first := openNode(t, kept(s))
+	_, stop := receive(t, first, durable())
+	stop()
+	second := openNode(t, kept(s))
+	wrong := durable()
+	wrong.Name = "/wrong"
+	if _, err := second.Receive(wrong, newBox(t)); !errors.Is(err, transport.ErrInUse) {
+		t.Errorf("another topic: %v", err)
+	}
+	newPublisher(first).publish(t, 1)
+	got, _ := receive(t, second, durable())
+	ack(t, got.wants(1))
 }

@@ -82,11 +82,13 @@ func (c *consumer) leaveFor(p place) time.Duration {
 	return wait
 }
 
-// renewLeases tells the server again and again that what is open here is being handled, until ctx ends.
+// renewLeases tells the server again and again that what is open here is being handled, until ctx ends, or the consumer.
 func (c *consumer) renewLeases(ctx context.Context) {
 	for {
 		select {
 		case <-c.opened:
+		case <-c.ended:
+			return
 		case <-ctx.Done():
 			return
 		}
