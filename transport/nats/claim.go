@@ -144,8 +144,8 @@ func (l *claim) take(ctx context.Context) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.waiting = record.Left
-	for seq, key := range c.delayed { // which are among those, or somebody else has had them
-		c.forget(seq, key)
+	for seq, d := range c.delayed { // which are among those, or somebody else has had them
+		c.forget(seq, d.key)
 	}
 	return nil
 }
@@ -256,7 +256,7 @@ func (l *claim) releaseIfIdle(ctx context.Context) {
 func (l *claim) releaseLocked(ctx context.Context) {
 	if number := l.number.Load(); number != 0 {
 		l.consumer.mu.Lock()
-		_, left := l.consumer.atServer()
+		left := l.consumer.atServer()
 		l.consumer.mu.Unlock()
 		_, _ = l.write(ctx, claimed{Left: left}, number) // else they find that nobody is there
 		l.number.Store(0)

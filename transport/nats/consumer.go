@@ -52,7 +52,7 @@ type consumer struct {
 	acked   sync.Cond            // there are less of these
 	open    map[uint64]*ticket   // delivered and not settled on record, by their numbers in the stream
 	known   map[order.Key]uint64 // the numbers of those that are open or delayed
-	delayed map[uint64]order.Key // given back to the server for a while; of a durable name only
+	delayed map[uint64]delayed   // given back to the server for a while; of a durable name only
 	handled order.Memory
 	// leaseNoted says that it has been logged that a member wants another lease.
 	leaseNoted bool
@@ -123,7 +123,7 @@ func (s *stream) consumer(in transport.Interest) (*consumer, error) {
 		c = &consumer{
 			stream: s, name: name, label: label, interest: in, lease: durableLease, book: book{s, name},
 			opened: make(chan struct{}, 1), ended: make(chan struct{}),
-			open: make(map[uint64]*ticket), known: make(map[order.Key]uint64), delayed: make(map[uint64]order.Key), uncounted: make(map[uint64]int),
+			open: make(map[uint64]*ticket), known: make(map[order.Key]uint64), delayed: make(map[uint64]delayed), uncounted: make(map[uint64]int),
 			left: make(map[uint64]struct{}),
 		}
 		c.page, c.acked.L = newPage(c), &c.mu
@@ -337,11 +337,26 @@ func (c *consumer) unsettled() []*ticket {
 	return all
 }
 
-// atServer returns how many messages the server has as unsettled, if nothing was lost: at least, and at most, for it may not
+// delayed is a message that has been given back to the server.
+type delayed struct {
+	key  order.Key
+	over uint64 // the number of the connection over which the server was told so, or 0
+}
+
+// atServer returns how many messages the server has as unsettled, if nothing was lost: at most, for it may not
 // know yet of some that they are settled.
-func (c *consumer) atServer() (least, most int) {
-	most = len(c.open) + len(c.delayed) + c.waiting
-	return most - len(c.open) + len(c.unsettled()), most
+func (c *consumer) atServer() int { return len(c.open) + len(c.delayed) + c.waiting }
+
+// surelyAtServer returns how many messages the server has as unsettled at least, and does not deliver before it is to, if nothing was lost. What it was told over
+// an earlier connection it may not have heard.
+func (c *consumer) surelyAtServer(connection uint64) int {
+	n := len(c.unsettled()) + c.waiting
+	for _, d := range c.delayed {
+		if d.over != 0 && d.over == connection {
+			n++
+		}
+	}
+	return n
 }
 
 // passOn gives messages back to the server, unless they are settled.
@@ -385,7 +400,7 @@ func (c *consumer) close() {
 	}
 }
 
-// reply tells the server something about a delivery.
-func (c *consumer) reply(subject string, word []byte) {
-	_ = c.stream.carrier.conn.PublishMsg(&nats.Msg{Subject: subject, Data: word}) // else it comes again when its lease has ended
+// reply tells the server something about a delivery. If it does not hear it the message comes again when its lease has ended.
+func (c *consumer) reply(subject string, word []byte) error {
+	return c.stream.carrier.conn.PublishMsg(&nats.Msg{Subject: subject, Data: word})
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/nats-io/nats-server/v2/server"
 
+	"github.com/postbus/postbus/internal/torture/proxy"
 	"github.com/postbus/postbus/transport"
 	"github.com/postbus/postbus/transport/nats"
 )
@@ -76,5 +77,29 @@ func TestOrderAcrossConnections(t *testing.T) {
 		if t.Failed() {
 			return
 		}
+	}
+}
+
+// The connection breaks while a reader gives messages back: what is published then does not overtake them, though the server has not heard
+// of it.
+func TestOrderWhenGivingBackIsLost(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, withJetStream(t))
+	p, c := through(t, s)
+	node := openNode(t, c)
+	got, _ := receive(t, node, durable())
+	pub := newPublisher(openNode(t, kept(s)))
+	pub.publish(t, 4)
+	var back []transport.Delivery
+	for want := uint64(1); want <= 4; want++ {
+		back = append(back, got.wants(want))
+	}
+	p.CutAfter(proxy.ToServer, 0)
+	for _, d := range back {
+		d.Nack(-1, "")
+	}
+	pub.publish(t, 2)
+	for want := uint64(1); want <= 6; want++ {
+		ack(t, got.wants(want))
 	}
 }

@@ -93,7 +93,7 @@ func (f *follower) take(msg *nats.Msg, p place) {
 func (f *follower) flush(context.Context) error { return nil }
 
 // refuse implements source.
-func (f *follower) refuse([]*nats.Msg) {}
+func (f *follower) refuse([]*nats.Msg, time.Time) {}
 
 // look creates a consumer for a short time that gives all messages of a subject from a number on, or their headers.
 func (s *stream) look(ctx context.Context, subject string, from uint64, headers bool) (jetstream.Consumer, error) {

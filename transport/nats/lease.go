@@ -59,9 +59,20 @@ func (c *consumer) leaveForgotten(reply string, p place) bool {
 	lease := c.lease
 	c.mu.Unlock()
 	if forgotten {
-		c.reply(reply, nak(lease))
+		c.refuse(reply, p.since, nak(lease))
 	}
 	return forgotten
+}
+
+// refuse gives back a delivery that was not taken, unless it may be another member's by now: who has it would lose it. since is as in place.
+func (c *consumer) refuse(reply string, since time.Time, word []byte) {
+	c.mu.Lock()
+	lease := c.lease
+	c.mu.Unlock()
+	if c.claim == nil && time.Since(since) > lease-leaseMargin {
+		return
+	}
+	_ = c.reply(reply, word)
 }
 
 // isDoubtful reports whether the pages have to be read before a message can be taken: another member of the group may have settled it, and
@@ -131,7 +142,7 @@ func (c *consumer) renew(ctx context.Context, period time.Duration) (open bool) 
 	}
 	last := len(replies) - 1
 	for _, reply := range replies[:last] {
-		c.reply(reply, wordProgress)
+		_ = c.reply(reply, wordProgress)
 	}
 	if _, err := c.stream.carrier.conn.RequestWithContext(ctx, replies[last], wordProgress); err != nil {
 		if c.claim != nil {

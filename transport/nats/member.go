@@ -104,7 +104,7 @@ func (m *member) prepare(ctx context.Context) (s supply, err error) {
 	if c.claim == nil {
 		return m.prepareGroup(ctx)
 	}
-	for busy := c.back.busy(); busy || c.lost(info); busy = c.back.busy() {
+	for busy := c.back.busy(); busy || c.lost(info, m.connection); busy = c.back.busy() {
 		c.mu.Lock()
 		left := time.Until(began.Add(c.lease + leaseMargin))
 		c.mu.Unlock()
@@ -125,17 +125,16 @@ func (m *member) prepare(ctx context.Context) (s supply, err error) {
 const lookAgain = 100 * time.Millisecond
 
 // lost reports whether the server may have more unsettled messages than are known here.
-func (c *consumer) lost(info *jetstream.ConsumerInfo) bool {
+func (c *consumer) lost(info *jetstream.ConsumerInfo, connection uint64) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if info.NumAckPending == 0 && len(c.open) == 0 { // what was delayed the stream has removed
-		for seq, key := range c.delayed {
-			c.forget(seq, key)
+		for seq, d := range c.delayed {
+			c.forget(seq, d.key)
 		}
 		c.waiting = 0
 	}
-	least, _ := c.atServer()
-	return info.NumAckPending > least
+	return info.NumAckPending > c.surelyAtServer(connection)
 }
 
 // sleep waits for a while, or returns false when ctx ends first.
@@ -196,7 +195,7 @@ func nak(delay time.Duration) []byte {
 }
 
 // refuse implements source. These deliveries do not count.
-func (m *member) refuse(late []*nats.Msg) {
+func (m *member) refuse(late []*nats.Msg, since time.Time) {
 	c := m.consumer
 	ctx, cancel := context.WithTimeout(c.stream.carrier.settling, apiTimeout) // for all: more may wait than there is time for one after the other
 	defer cancel()
@@ -218,7 +217,7 @@ func (m *member) refuse(late []*nats.Msg) {
 	c.book.writeUncounted(ctx, counts)
 	for _, msg := range late {
 		if strings.HasPrefix(msg.Reply, ackPrefix) {
-			c.reply(msg.Reply, wordNak)
+			c.refuse(msg.Reply, since, wordNak)
 		}
 	}
 }
@@ -233,7 +232,7 @@ func (m *member) take(msg *nats.Msg, p place) {
 		m.doubtful = append(m.doubtful, arrival{msg, p})
 		return
 	}
-	m.takeOwn(msg, p)
+	m.takeOwn(m.consumer.stream.carrier.settling, msg, p)
 }
 
 // takeDoubtful takes what nobody else has, or has settled.
@@ -244,6 +243,8 @@ func (m *member) takeDoubtful(ctx context.Context) {
 	}
 	m.doubtful = nil
 	err := c.readPages(ctx)
+	asking, cancel := context.WithTimeout(ctx, apiTimeout) // for all
+	defer cancel()
 	for _, a := range all {
 		wait := givenBackDelay
 		if err == nil {
@@ -251,38 +252,38 @@ func (m *member) takeDoubtful(ctx context.Context) {
 		}
 		switch {
 		case wait <= 0:
-			m.takeOwn(a.msg, a.place)
+			m.takeOwn(asking, a.msg, a.place)
 		case ctx.Err() == nil: // else it comes again by itself
-			c.reply(a.msg.Reply, nak(wait))
+			c.refuse(a.msg.Reply, a.place.since, nak(wait))
 		}
 	}
 }
 
 // takeOwn takes a message that no other member has.
-func (m *member) takeOwn(msg *nats.Msg, p place) {
+func (m *member) takeOwn(ctx context.Context, msg *nats.Msg, p place) {
 	c := m.consumer
 	carrier := c.stream.carrier
 	message, err := carrier.stored(msg, c.interest)
 	if err != nil {
 		carrier.logger.Warn("nats: a message can't be read", "for", c.label, "stream", c.stream.Name, "number", p.stream, "attempt", p.attempt, "error", err)
 		if p.attempt < m.maxDeliver || carrier.background.Err() != nil {
-			c.reply(msg.Reply, nak(unreadableDelay))
+			c.refuse(msg.Reply, p.since, nak(unreadableDelay))
 			return
 		}
 	}
 	if message == nil { // of another kind
 		c.noteUnanswerable(msg, p)
-		c.reply(msg.Reply, wordAck)
+		_ = c.reply(msg.Reply, wordAck)
 		return
 	}
 	uncounted := 0
 	if p.attempt > 1 {
-		uncounted = c.deliveriesNotCounted(carrier.settling, p)
+		uncounted = c.deliveriesNotCounted(ctx, p)
 	}
 	t := c.accept(m, message, msg, p, uncounted)
 	switch {
 	case t == nil:
-		c.reply(msg.Reply, wordAck) // it has been handled, or is here already
+		_ = c.reply(msg.Reply, wordAck) // it has been handled, or is here already
 	case err != nil:
 		t.Term(err.Error())
 	default:

@@ -28,8 +28,8 @@ type source interface {
 	take(m *nats.Msg, p place)
 	// flush is called after the last take for now. When it fails nothing more can be taken.
 	flush(ctx context.Context) error
-	// refuse is called in the end with what came too late to be taken, if anything did.
-	refuse(late []*nats.Msg)
+	// refuse is called in the end with what came too late to be taken, if anything did; since is as in place.
+	refuse(late []*nats.Msg, since time.Time)
 }
 
 // supply says what can be pulled.
@@ -362,7 +362,7 @@ func (s *session) end() {
 		late = append(late, <-s.msgs)
 	}
 	if len(late) > 0 {
-		s.refuse(late)
+		s.refuse(late, s.since)
 	}
 }
 

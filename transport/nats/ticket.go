@@ -190,7 +190,7 @@ func (t *ticket) tellAnother(ctx context.Context, reply string, word []byte, not
 		err = errLeased
 	}
 	if err == nil {
-		c.reply(reply, word)
+		_ = c.reply(reply, word)
 	}
 	return err == nil, err
 }
@@ -250,6 +250,7 @@ func (t *ticket) passOnUsed(delay time.Duration) {
 		return
 	}
 	c := t.member.consumer
+	over := c.stream.carrier.connection()
 	c.mu.Lock()
 	if c.open[t.seq] != t {
 		c.mu.Unlock()
@@ -260,13 +261,19 @@ func (t *ticket) passOnUsed(delay time.Duration) {
 	if c.claim == nil { // whoever gets it next: what becomes of it is not heard of here
 		c.forget(t.seq, t.key)
 	} else {
-		c.delayed[t.seq] = t.key
+		c.delayed[t.seq] = delayed{t.key, over}
 		if t.uncounted > 0 {
 			c.uncounted[t.seq] = t.uncounted
 		}
 	}
 	reply := t.reply
 	c.mu.Unlock()
-	c.reply(reply, nak(delay))
+	if err := c.reply(reply, nak(delay)); err != nil {
+		c.mu.Lock()
+		if d, ok := c.delayed[t.seq]; ok {
+			c.delayed[t.seq] = delayed{d.key, 0}
+		}
+		c.mu.Unlock()
+	}
 	c.releaseIfIdle()
 }
