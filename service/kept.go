@@ -124,21 +124,17 @@ func (r *keptRequest) answersLocked(from string) bool {
 	return r.from == from || slices.ContainsFunc(r.repetitions, func(d transport.Delivery) bool { return d.Message.From == from })
 }
 
-// forget drops a request that will not be handled, and gives back its repetitions.
-func (k *kept) forget(m *transport.Message) {
+// forget drops a request that will not be handled, and returns its repetitions.
+func (k *kept) forget(m *transport.Message) []transport.Delivery {
 	key := keyOf(m)
 	k.mu.Lock()
+	defer k.mu.Unlock()
 	r, _ := k.requests.find(&key)
-	if r != nil {
-		k.requests.remove(r)
-	}
-	k.mu.Unlock()
 	if r == nil {
-		return
+		return nil
 	}
-	for _, d := range r.repetitions {
-		d.Nack(-1, "the request was given back")
-	}
+	k.requests.remove(r)
+	return r.repetitions
 }
 
 // keep notes the answer to a request, with a copy of what is borrowed, and returns the repetitions that have

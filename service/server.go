@@ -35,7 +35,8 @@ type Server struct {
 	concurrency int
 	sequence    atomic.Uint64
 	kept        kept
-	cache       *cache // nil without the option
+	cache       *cache        // nil without the option
+	lost        atomic.Uint64 // untracked requests that came again and could not be answered
 	// lastWord returns until when a closed server sends what it has to say to those that it has
 	// not handled: half a minute from the first time that it is called.
 	lastWord func() time.Time
@@ -64,7 +65,7 @@ func NewServer(node *transport.Node, name string, options ...ServerOption) (*Ser
 		QoS:      transport.QoS{KeepAll: true},
 		Leftover: s.turnAway,
 		Admit:    s.admit,
-		Refused:  func(d transport.Delivery) { s.kept.forget(d.Message) },
+		Refused:  s.forget,
 		Shut: func() {
 			if s.cache != nil {
 				s.cache.close()
@@ -88,6 +89,7 @@ func (s *Server) GID() transport.GID { return s.gid }
 type Request struct {
 	*transport.Message
 	server   *Server
+	inbox    *queue.Inbox // the server's, which that may not have yet
 	delivery transport.Delivery
 	answered atomic.Bool
 	sequence uint64 // of the answer, from the first try on
@@ -101,7 +103,7 @@ func (s *Server) Next(ctx context.Context) (*Request, error) {
 	if err != nil {
 		return nil, fmt.Errorf("server %s: %w", s.name, err)
 	}
-	return s.request(d), nil
+	return s.request(s.inbox, d), nil
 }
 
 // TryNext takes a request if there is one, without waiting.
@@ -110,11 +112,11 @@ func (s *Server) TryNext() (*Request, bool) {
 	if !ok {
 		return nil, false
 	}
-	return s.request(d), true
+	return s.request(s.inbox, d), true
 }
 
-func (s *Server) request(d transport.Delivery) *Request {
-	return &Request{Message: d.Message, server: s, delivery: d}
+func (s *Server) request(in *queue.Inbox, d transport.Delivery) *Request {
+	return &Request{Message: d.Message, server: s, inbox: in, delivery: d}
 }
 
 // Respond answers the request with a result. It returns nil when the next hop has durably taken the
@@ -159,7 +161,7 @@ func (r *Request) settle(a *answer, how func(transport.Delivery)) {
 		if d.Message.From == r.From {
 			how(d)
 		} else {
-			r.server.inbox.Deliver(d) // the answer has been kept for it
+			r.inbox.Deliver(d) // the answer has been kept for it
 		}
 	}
 }
@@ -191,7 +193,7 @@ func (s *Server) handle(handler handlerFunc) error {
 		handler = s.cache.handler(handler)
 	}
 	err := s.inbox.Handle(s.concurrency, func(ctx context.Context, d transport.Delivery) {
-		s.answer(ctx, s.request(d), handler)
+		s.answer(ctx, s.request(s.inbox, d), handler)
 	})
 	if err != nil {
 		return fmt.Errorf("server %s: %w", s.name, err)
@@ -303,12 +305,33 @@ func (s *Server) admit(in *queue.Inbox, d transport.Delivery) bool {
 		return true
 	case isAnswered:
 		if !in.Background(func() { s.again(in, d, kept) }) {
-			queue.Retry(d, "too many requests come again")
+			s.retry(d, "too many requests come again")
 		}
 	case isTooMany:
-		queue.Retry(d, "the request is being handled")
+		s.retry(d, "the request is being handled")
 	}
 	return false
+}
+
+// retry has a request come again, or counts it as lost if it is not tracked.
+func (s *Server) retry(d transport.Delivery, reason string) {
+	if d.Settler == nil {
+		s.lost.Add(1)
+		return
+	}
+	queue.Retry(d, reason)
+}
+
+// forget drops a request that will not be handled, and gives back its repetitions, or counts those that are not
+// tracked as lost.
+func (s *Server) forget(refused transport.Delivery) {
+	for _, d := range s.kept.forget(refused.Message) {
+		if d.Settler == nil {
+			s.lost.Add(1)
+			continue
+		}
+		d.Nack(-1, "the request was given back")
+	}
 }
 
 // again answers a request that has been answered before, if the answer was kept. One comes after the other:
@@ -344,8 +367,9 @@ func (s *Server) Ready() bool { return s.inbox.Ready() }
 // stop is called. wake must not block. It may be called once more while stop returns.
 func (s *Server) Watch(wake func()) (stop func()) { return s.inbox.Watch(wake) }
 
-// Dropped returns how many requests were dropped because the queue was full.
-func (s *Server) Dropped() uint64 { return s.inbox.Dropped() }
+// Dropped returns how many requests were dropped because the queue was full, or that came again and could neither be
+// answered nor given back: from too many senders, or with the server's end.
+func (s *Server) Dropped() uint64 { return s.inbox.Dropped() + s.lost.Load() }
 
 // Close ends the server: nothing more arrives, and waiting readers return. What is in
 // the queue is still answered: by the handler, which the Close of the node waits for, or
@@ -357,6 +381,6 @@ func (s *Server) Close() error {
 }
 
 // turnAway answers a request that nobody will handle.
-func (s *Server) turnAway(_ context.Context, d transport.Delivery) {
-	s.send(&deadlineContext{deadline: s.lastWord()}, s.request(d), nil, "", &transport.RemoteError{Code: CodeClosing, Text: "the server is closing"})
+func (s *Server) turnAway(in *queue.Inbox, d transport.Delivery) {
+	s.send(&deadlineContext{deadline: s.lastWord()}, s.request(in, d), nil, "", &transport.RemoteError{Code: CodeClosing, Text: "the server is closing"})
 }

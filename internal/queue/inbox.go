@@ -20,8 +20,9 @@ type Options struct {
 	// QoS bounds the queue. Of an interest that tracks its deliveries only the Lifespan counts.
 	QoS transport.QoS
 	// Leftover gets what is in the queue when the inbox is closed and no handler is there to
-	// work it off, if it can't be given back to the carrier.
-	Leftover Handler
+	// work it off, if it can't be given back to the carrier. The inbox may still be on its way out of Attach,
+	// or may never come out of it.
+	Leftover func(*Inbox, transport.Delivery)
 	// Admit is asked about each delivery before it is queued; false says that it has been
 	// taken care of. It does not block. The inbox may still be on its way out of Attach.
 	Admit func(*Inbox, transport.Delivery) bool
@@ -43,7 +44,7 @@ type Inbox struct {
 	node     *transport.Node
 	name     string // of the interest
 	admit    func(*Inbox, transport.Delivery) bool
-	leftover Handler
+	leftover func(*Inbox, transport.Delivery)
 	detach   func()
 	shutting func()      // nil without Options.Shut
 	silence  *silence    // nil without Options.Silence
@@ -207,7 +208,7 @@ func (in *Inbox) Drain(ctx context.Context) error {
 	in.Queue.Close()
 	var err error
 	if handled == nil {
-		in.work.atOnce(func() { in.letGo(ctx) }) // and another Drain waits for it, too
+		in.work.atOnce(in.letGo) // and another Drain waits for it, too
 	} else {
 		select {
 		case <-handled:
@@ -236,12 +237,12 @@ func (in *Inbox) shut() {
 }
 
 // letGo hands what nobody will handle to Options.Leftover.
-func (in *Inbox) letGo(ctx context.Context) {
+func (in *Inbox) letGo() {
 	if in.leftover == nil {
 		return
 	}
 	for d, ok := in.TryPop(); ok; d, ok = in.TryPop() {
-		in.leftover(ctx, d)
+		in.leftover(in, d)
 	}
 }
 

@@ -149,7 +149,7 @@ func TestLeftoversAreHandedOver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNode(t, nil)
 		var got []uint64
-		leftover := func(_ context.Context, d transport.Delivery) { got = append(got, d.Message.Info.Sequence) }
+		leftover := func(_ *queue.Inbox, d transport.Delivery) { got = append(got, d.Message.Info.Sequence) }
 		interest := transport.Interest{Kind: transport.TopicMessage, Name: "/t"}
 		in, err := queue.Attach(n, interest, queue.Options{Leftover: leftover})
 		if err != nil {
