@@ -24,6 +24,9 @@ const (
 	MaxCalls = 1 << 10
 )
 
+// lateSending is how much longer a request is being sent that has been answered, or given up.
+const lateSending = 5 * time.Second
+
 // answerTimeout is how long sending an answer is tried at least: the caller's deadline may have passed by
 // then.
 const answerTimeout = 30 * time.Second
@@ -112,7 +115,7 @@ func (s *service) call(ctx context.Context, d transport.Delivery, way []string) 
 	var answer *transport.Message
 	if err == nil {
 		sent := s.sendRequest(inTime, request)
-		defer func() { <-sent }()
+		defer endSending(sent, cancel)
 		err = s.ask(inTime, sent, decided)
 		var held []transport.Delivery
 		answer, held = s.calls.end(begun)
@@ -142,8 +145,8 @@ func (s *service) call(ctx context.Context, d transport.Delivery, way []string) 
 	}
 }
 
-// sendRequest sends a request, also when its answer comes first: what is being sent is not cut off. The channel gets
-// the outcome, and is closed.
+// sendRequest sends a request, also when its answer comes first: what is being sent is not cut off at once (see
+// endSending). The channel gets the outcome, and is closed.
 func (s *service) sendRequest(inTime context.Context, request *transport.Message) <-chan error {
 	sent := make(chan error, 1)
 	go func() {
@@ -158,6 +161,18 @@ func (s *service) sendRequest(inTime context.Context, request *transport.Message
 		sent <- err
 	}()
 	return sent
+}
+
+// endSending waits until a request has been sent whose call is over, and soon no longer: that holds up others.
+func endSending(sent <-chan error, cancel context.CancelFunc) {
+	timer := time.NewTimer(lateSending)
+	defer timer.Stop()
+	select {
+	case <-sent:
+	case <-timer.C:
+		cancel()
+		<-sent
+	}
 }
 
 // ask waits until a request that is being sent is decided, or its time is over.

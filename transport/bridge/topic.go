@@ -54,6 +54,7 @@ func openTopic(r *route) (crossing, error) {
 	detach, err := r.from.Node.Receive(r.rule.interest(), t)
 	if err != nil {
 		t.cancel()
+		r.stated(func() {}) // what came all the same may have found the other side closed
 		return nil, err
 	}
 	r.stated(detach)
