@@ -174,7 +174,7 @@ func (g *group) found(ctx context.Context) error {
 			return err
 		}
 		for end := time.Now().Add(askPeriod); g.state.Start == 0 && time.Now().Before(end); {
-			if !sleep(ctx, askPause) {
+			if !backoff.Sleep(ctx, askPause) {
 				return ctx.Err()
 			}
 			if err := g.look(ctx); err != nil {

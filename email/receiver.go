@@ -157,7 +157,7 @@ func (r *receiver) reconnect(ctx context.Context) bool {
 	for {
 		wait := func() bool { return r.pause(ctx, backoff.Delay(r.failed+1), last) }
 		if refused {
-			wait = func() bool { return sleep(ctx, refusedDelay) } // more tries get the account locked
+			wait = func() bool { return backoff.Sleep(ctx, refusedDelay) } // more tries get the account locked
 		}
 		if !wait() {
 			return false
@@ -194,7 +194,7 @@ func (r *receiver) pause(ctx context.Context, delay time.Duration, last time.Tim
 	case <-timer.C:
 		return true
 	case <-r.work:
-		return sleep(ctx, min(delay, time.Until(last.Add(backoff.Least))))
+		return backoff.Sleep(ctx, min(delay, time.Until(last.Add(backoff.Least))))
 	case <-ctx.Done():
 		return false
 	}
@@ -435,15 +435,3 @@ func (l liveAudience) take(f fetched, m *transport.Message) (n int, ok bool) {
 
 // aDay is more than the error of a day in a zone that is not known.
 const aDay = 24 * time.Hour
-
-// sleep waits, and returns false if ctx ends first.
-func sleep(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
-}

@@ -3,6 +3,7 @@
 package backoff
 
 import (
+	"context"
 	"math/rand/v2"
 	"time"
 )
@@ -16,6 +17,21 @@ const (
 	// there is new work, whatever the delay in force.
 	Least = time.Second
 )
+
+// Sleep waits for a while, or returns false when ctx ends first.
+func Sleep(ctx context.Context, d time.Duration) bool {
+	if d <= 0 {
+		return ctx.Err() == nil
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
 
 // Delay returns how long to wait after so many failed attempts in a row: nothing after
 // none, then First, and twice as long each time up to Longest. It is shortened at random by up to a

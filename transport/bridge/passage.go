@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"sync"
-	"time"
 
 	"github.com/postbus/postbus/internal/backoff"
 	"github.com/postbus/postbus/transport"
@@ -119,11 +118,7 @@ func send(ctx context.Context, node *transport.Node, next func() *transport.Mess
 		if !errors.Is(err, transport.ErrFull) {
 			return err
 		}
-		timer := time.NewTimer(backoff.Delay(failed))
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
+		if !backoff.Sleep(ctx, backoff.Delay(failed)) {
 			return err
 		}
 	}

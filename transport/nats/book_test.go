@@ -24,6 +24,18 @@ func refuse(t *testing.T, js jetstream.JetStream, all bool) {
 	check(t, err)
 }
 
+// ackInVain acknowledges a message while the book refuses that, and returns after the first attempt. The result comes later.
+func ackInVain(t *testing.T, pages *natsgo.Subscription, d transport.Delivery) <-chan error {
+	t.Helper()
+	settled := make(chan error)
+	go func() { settled <- d.Ack() }()
+	for range 2 { // the first attempt has failed when there is another
+		_, err := pages.NextMsg(timeout)
+		check(t, err)
+	}
+	return settled
+}
+
 // TestBookRefusesGroup: a member that can't put down what it has does not take it, leaves the server in peace, and says so once. What it
 // could not take it has not tried to handle.
 func TestBookRefusesGroup(t *testing.T) {
@@ -66,12 +78,7 @@ func TestBookRefusesDurable(t *testing.T) {
 	pub.publish(t, 1)
 	first := got.next()
 	refuse(t, js, true)
-	settled := make(chan error)
-	go func() { settled <- first.Ack() }()
-	for range 2 { // the first attempt has failed when there is another
-		_, err := pages.NextMsg(timeout)
-		check(t, err)
-	}
+	settled := ackInVain(t, pages, first)
 	pub.publish(t, 1)
 	log.await(t, "no messages come at the moment")
 	if len(got.all) > 0 {
@@ -109,12 +116,7 @@ func TestGivenBackInOrder(t *testing.T) {
 	_, err = js.UpdateStream(limited(t), c)
 	check(t, err)
 	refuse(t, js, true)
-	settled := make(chan error)
-	go func() { settled <- first.Ack() }()
-	for range 2 { // the first attempt has failed when there is another
-		_, err := pages.NextMsg(timeout)
-		check(t, err)
-	}
+	settled := ackInVain(t, pages, first)
 	pub.publish(t, 1)
 	log.await(t, "no messages come at the moment")
 	refuse(t, js, false)

@@ -12,6 +12,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/postbus/postbus/internal/backoff"
 	"github.com/postbus/postbus/transport"
 )
 
@@ -184,7 +185,7 @@ func (l *claim) ask(ctx context.Context, holder string) error {
 		case !errors.Is(err, nats.ErrNoResponders):
 			return fmt.Errorf("%s: its last user is not gone, and does not answer: %w", l.consumer.label, jetStreamError(err))
 		}
-		if !sleep(ctx, presencePause) {
+		if !backoff.Sleep(ctx, presencePause) {
 			return transport.ContextError(ctx)
 		}
 	}

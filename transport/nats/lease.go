@@ -3,6 +3,8 @@ package nats
 import (
 	"context"
 	"time"
+
+	"github.com/postbus/postbus/internal/backoff"
 )
 
 // start is what leases are measured from: wall clocks jump.
@@ -107,7 +109,7 @@ func (c *consumer) renewLeases(ctx context.Context) {
 			c.mu.Lock()
 			period := c.lease / 4
 			c.mu.Unlock()
-			if !sleep(ctx, period) {
+			if !backoff.Sleep(ctx, period) {
 				return
 			}
 			open = c.renew(ctx, period)

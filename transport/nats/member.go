@@ -14,6 +14,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/postbus/postbus/internal/backoff"
 	"github.com/postbus/postbus/internal/order"
 	"github.com/postbus/postbus/transport"
 )
@@ -111,7 +112,7 @@ func (m *member) prepare(ctx context.Context) (s supply, err error) {
 		if left <= 0 && !busy { // what is being given back comes first, too
 			break
 		}
-		if !sleep(ctx, lookAgain) {
+		if !backoff.Sleep(ctx, lookAgain) {
 			return supply{}, ctx.Err()
 		}
 		if info, err = c.ensure(ctx); err != nil {
@@ -135,18 +136,6 @@ func (c *consumer) lost(info *jetstream.ConsumerInfo, connection uint64) bool {
 		c.waiting = 0
 	}
 	return info.NumAckPending > c.surelyAtServer(connection)
-}
-
-// sleep waits for a while, or returns false when ctx ends first.
-func sleep(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
 }
 
 // room implements source.

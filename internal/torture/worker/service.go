@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 
+	"github.com/postbus/postbus/internal/backoff"
 	"github.com/postbus/postbus/internal/torture/history"
 	"github.com/postbus/postbus/service"
 	"github.com/postbus/postbus/transport"
@@ -28,7 +29,7 @@ func (w *worker) call(ctx context.Context) error {
 		if err := w.log.Add(event); err != nil {
 			return err
 		}
-		if !pause(ctx, w.Every) {
+		if !backoff.Sleep(ctx, w.Every) {
 			return nil
 		}
 	}
@@ -99,7 +100,7 @@ func (w *worker) respond(ctx context.Context, request *service.Request) error {
 	if err := w.log.Add(run); err != nil {
 		return err
 	}
-	if !pause(ctx, w.random.upTo(w.Work)) {
+	if !backoff.Sleep(ctx, w.random.upTo(w.Work)) {
 		return nil
 	}
 	return w.settle(event, history.Answer, history.Ran, history.Unran, func() error {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/postbus/postbus/internal/backoff"
 	"github.com/postbus/postbus/internal/torture/history"
 	"github.com/postbus/postbus/pubsub"
 	"github.com/postbus/postbus/transport"
@@ -45,7 +46,7 @@ func (w *worker) publishSome(ctx context.Context, random *random, count uint64) 
 		if err := w.publishOne(ctx, pub, n, body); err != nil {
 			return err
 		}
-		if !pause(ctx, w.Every) {
+		if !backoff.Sleep(ctx, w.Every) {
 			return nil
 		}
 	}
@@ -139,7 +140,7 @@ func (w *worker) handle(ctx context.Context, d transport.Delivery) error {
 	if err := w.log.Add(taken); err != nil {
 		return err
 	}
-	if !pause(ctx, w.random.upTo(w.Work)) {
+	if !backoff.Sleep(ctx, w.random.upTo(w.Work)) {
 		return nil // given back when the subscription is closed
 	}
 	if w.NackEvery > 0 && d.Attempt == 1 && w.random.IntN(w.NackEvery) == 0 {

@@ -122,11 +122,7 @@ func open(ctx context.Context, c Config, logger *slog.Logger, wrap func(transpor
 			return node, err
 		}
 		logger.Debug("the node can't be opened", "error", err)
-		timer := time.NewTimer(min(backoff.Delay(failed), time.Second))
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
+		if !backoff.Sleep(ctx, min(backoff.Delay(failed), time.Second)) {
 			return nil, ctx.Err()
 		}
 	}
@@ -192,19 +188,4 @@ type worker struct {
 	node   *transport.Node
 	log    *history.Log
 	random *random
-}
-
-// pause waits, and returns false if ctx ends first.
-func pause(ctx context.Context, d time.Duration) bool {
-	if d <= 0 {
-		return ctx.Err() == nil
-	}
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
 }
